@@ -1,0 +1,226 @@
+package proto
+
+// Version is the version of the protocol between helper and agent. Both sides send it in their hello; they must be equal.
+const Version = 1
+
+// The methods that an agent answers. Each is one stream: a request with parameters, data both ways where it says so, one result or error.
+const (
+	// MethodInfo: nothing → [HostInfo].
+	MethodInfo = "host.info"
+	// MethodMissing: [MissingRequest] → [MissingResult]. Adds temporary roots for all paths first and holds them for the session.
+	MethodMissing = "store.missing"
+	// MethodSubstitute: [SubstituteRequest] → [MissingResult] of what no substituter had.
+	MethodSubstitute = "store.substitute"
+	// MethodImport: nothing, data to the agent: a zstd stream of paths in dependency order; data from the agent: one ack a path, JSON lines of [ImportAck] → [ImportResult].
+	MethodImport = "store.import"
+	// MethodExport: [ExportRequest], data from the agent in the import format → [ImportResult].
+	MethodExport = "store.export"
+	// MethodClosure: [ClosureRequest] → [ClosureResult], the closure of paths that are valid on the host.
+	MethodClosure = "store.closure"
+	// MethodRoot: [RootRequest] → nothing. Replaces the named GC root atomically.
+	MethodRoot = "store.root"
+	// MethodBuild: [BuildRequest], data from the agent: Nix's internal-json log → [BuildResult].
+	MethodBuild = "store.build"
+	// MethodBegin: [BeginRequest] → [BeginResult].
+	MethodBegin = "activation.begin"
+	// MethodAttach: [AttachRequest], data from the agent: JSON lines of [TxnEvent] → [TxnStatus].
+	MethodAttach = "activation.attach"
+	// MethodConfirm, MethodAbort: [TxnRequest] → [TxnStatus].
+	MethodConfirm = "activation.confirm"
+	MethodAbort   = "activation.abort"
+	// MethodStatus: [TxnRequest] (an empty txn means the newest) → [TxnStatus].
+	MethodStatus = "activation.status"
+)
+
+// ErrorCode classifies an error that crosses the protocol.
+type ErrorCode string
+
+// The error codes.
+const (
+	CodeInternal    ErrorCode = "internal"
+	CodeUsage       ErrorCode = "usage"
+	CodeVersion     ErrorCode = "version"
+	CodeToken       ErrorCode = "token"
+	CodeLocked      ErrorCode = "locked"
+	CodeNotFound    ErrorCode = "not-found"
+	CodeNotTrusted  ErrorCode = "not-trusted"
+	CodeStoreFull   ErrorCode = "store-full"
+	CodeCorrupt     ErrorCode = "corrupt"
+	CodeBuildFailed ErrorCode = "build-failed"
+	CodeCancelled   ErrorCode = "cancelled"
+	CodeForbidden   ErrorCode = "forbidden"
+)
+
+// HostInfo is what the agent sees of its host.
+type HostInfo struct {
+	// System is the Nix system of the host.
+	System     string `json:"system"`
+	NixVersion string `json:"nixVersion"`
+	// Root says whether the agent runs as root.
+	Root bool `json:"root"`
+	// Trusted says whether the Nix daemon lets the agent import without signatures.
+	Trusted bool   `json:"trusted"`
+	BootID  string `json:"bootId"`
+	CPUs    int    `json:"cpus"`
+	// Current, Booted, Profile and BootDefault are toplevels (store paths), empty where there is none. Current may be a specialisation of a toplevel.
+	Current     string `json:"current"`
+	Booted      string `json:"booted"`
+	Profile     string `json:"profile"`
+	BootDefault string `json:"bootDefault"`
+	// Generation is the number of the system profile's current generation, 0 where there is none.
+	Generation int `json:"generation"`
+	// StoreFree is what is free on the store's file system, in bytes.
+	StoreFree uint64 `json:"storeFree"`
+	// Lock is who holds the host's lock, nil where nobody does.
+	Lock *LockHolder `json:"lock,omitempty"`
+}
+
+// LockHolder names who holds a host's lock.
+type LockHolder struct {
+	Owner string `json:"owner"`
+	Txn   string `json:"txn"`
+	// Since is RFC 3339.
+	Since string `json:"since"`
+}
+
+// PathInfo is a store path's metadata as it crosses the wire.
+type PathInfo struct {
+	Path string `json:"path"`
+	// NarHash is lower-case hexadecimal SHA-256.
+	NarHash string `json:"narHash"`
+	NarSize uint64 `json:"narSize"`
+	// References, with the path itself where it refers to itself, sorted.
+	References []string `json:"references"`
+	Deriver    string   `json:"deriver,omitempty"`
+	Signatures []string `json:"signatures,omitempty"`
+	CA         string   `json:"ca,omitempty"`
+}
+
+type MissingRequest struct {
+	Paths []string `json:"paths"`
+}
+type MissingResult struct {
+	Missing []string `json:"missing"`
+}
+type SubstituteRequest struct {
+	Paths []string `json:"paths"`
+}
+type ImportAck struct {
+	Path string `json:"path"`
+}
+type ImportResult struct {
+	Paths uint64 `json:"paths"`
+	Bytes uint64 `json:"bytes"`
+}
+type ExportRequest struct {
+	Paths []string `json:"paths"`
+}
+type ClosureRequest struct {
+	Roots []string `json:"roots"`
+}
+type ClosureResult struct {
+	Paths []PathInfo `json:"paths"`
+}
+
+// RootRequest names a GC root below the agent's own directory of roots; Name is one path component.
+type RootRequest struct {
+	Name string `json:"name"`
+	Path string `json:"path"`
+}
+type BuildRequest struct {
+	Drv string `json:"drv"`
+}
+type BuildResult struct {
+	Outputs []string `json:"outputs"`
+}
+
+// Action is what an activation does.
+type Action string
+
+// The actions that reach a host. Building and pushing are not activations.
+const (
+	ActionSwitch      Action = "switch"
+	ActionBoot        Action = "boot"
+	ActionTest        Action = "test"
+	ActionDryActivate Action = "dry-activate"
+)
+
+// BeginRequest opens a transaction. The toplevel must be valid on the host.
+type BeginRequest struct {
+	Action   Action `json:"action"`
+	Toplevel string `json:"toplevel"`
+	// Specialisation is activated instead of the toplevel itself; the profile is always set to the toplevel.
+	Specialisation string `json:"specialisation,omitempty"`
+	// Owner says who deploys, for people: user@machine.
+	Owner string `json:"owner"`
+	// SwitchTimeoutSeconds bounds switch-to-configuration; 0 means 15 minutes.
+	SwitchTimeoutSeconds int `json:"switchTimeoutSeconds,omitempty"`
+}
+type BeginResult struct {
+	Txn string `json:"txn"`
+}
+type AttachRequest struct {
+	Txn string `json:"txn"`
+	// Offset is the number of log bytes that were received already.
+	Offset uint64 `json:"offset,omitempty"`
+}
+type TxnRequest struct {
+	Txn string `json:"txn,omitempty"`
+}
+
+// TxnState is where a transaction is.
+type TxnState string
+
+// The states of a plain activation; the guard adds its own.
+const (
+	TxnPrepared   TxnState = "prepared"
+	TxnSwitching  TxnState = "switching"
+	TxnCommitting TxnState = "committing"
+	// TxnCommitted: all that the action promises was done and verified.
+	TxnCommitted TxnState = "committed"
+	// TxnFailed: it was not; Status says what runs and what boots.
+	TxnFailed TxnState = "failed"
+)
+
+// Done says whether a transaction in state s has ended.
+func (s TxnState) Done() bool { return s == TxnCommitted || s == TxnFailed }
+
+// TxnEvent is one line of an attached transaction: a part of the log, a new state, or both.
+type TxnEvent struct {
+	State TxnState `json:"state,omitempty"`
+	// Log is a piece of the log, and Offset the log's length with it.
+	Log    string `json:"log,omitempty"`
+	Offset uint64 `json:"offset,omitempty"`
+}
+
+// TxnStatus is a transaction's state and, once it is done, its result.
+type TxnStatus struct {
+	Txn            string   `json:"txn"`
+	State          TxnState `json:"state"`
+	Action         Action   `json:"action"`
+	Toplevel       string   `json:"toplevel"`
+	Specialisation string   `json:"specialisation,omitempty"`
+	Owner          string   `json:"owner"`
+	Since          string   `json:"since"`
+	// Step is the step that failed or is under way: "lock", "test", "profile", "boot", "verify", "dry-activate".
+	Step string `json:"step,omitempty"`
+	// ExitCode is switch-to-configuration's, where it ran to an end.
+	ExitCode int `json:"exitCode,omitempty"`
+	// Reason is one line for a person.
+	Reason string `json:"reason,omitempty"`
+	// FailedUnits are the units that failed during the activation.
+	FailedUnits []FailedUnit `json:"failedUnits,omitempty"`
+	// Current, Profile and BootDefault are the host's after the transaction.
+	Current     string `json:"current,omitempty"`
+	Profile     string `json:"profile,omitempty"`
+	BootDefault string `json:"bootDefault,omitempty"`
+	Generation  int    `json:"generation,omitempty"`
+	// Lock is the other holder, where the transaction failed for the lock.
+	Lock *LockHolder `json:"lock,omitempty"`
+}
+
+// FailedUnit is a systemd unit that failed, with the end of its log.
+type FailedUnit struct {
+	Name string   `json:"name"`
+	Log  []string `json:"log,omitempty"`
+}
