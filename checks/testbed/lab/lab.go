@@ -1,0 +1,116 @@
+// Package lab makes real hosts on one Linux machine, for tests and the demo: systemd as PID 1, sshd, Nix, a
+// network of their own. No Docker, no KVM. A host is an overlay over a Debian root file system in namespaces of
+// its own; it boots in half a second, reboots for real, and leaves nothing behind.
+//
+// All of it needs root. Every host's network namespace hangs on a bridge in a namespace of
+// the lab, so that no test traffic ever touches the machine's own network.
+package lab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// StateDirEnv names the variable that moves images and labs to another folder.
+const StateDirEnv = "FLEET_TESTBED_DIR"
+
+// StateDir is where images and labs are kept.
+func StateDir() string {
+	if dir := os.Getenv(StateDirEnv); dir != "" {
+		return dir
+	}
+	return "/var/lib/fleet-testbed"
+}
+
+// Lab is a set of hosts on one bridge. Hosts of different labs cannot reach each other.
+type Lab struct {
+	// Name is part of the names of namespaces; short.
+	Name string
+	dir  string
+	// repo is where the boot stage of the NixOS stand-in is found.
+	repo string
+}
+
+// Open returns a lab by name; it need not exist yet. Repo is the project's root.
+func Open(name, repo string) (*Lab, error) {
+	if name == "" || len(name) > 8 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789") != "" {
+		return nil, fmt.Errorf("lab name %q: want at most 8 lower-case letters and digits", name)
+	}
+	if os.Geteuid() != 0 {
+		return nil, errors.New("the testbed needs root: namespaces, mounts and a bridge")
+	}
+	l := &Lab{Name: name, dir: filepath.Join(StateDir(), "labs", name), repo: repo}
+	return l, os.MkdirAll(filepath.Join(l.dir, "hosts"), 0o755)
+}
+
+// Key is the path of the lab's SSH key; its public half is authorized for root and all test users of every host.
+func (l *Lab) Key() string { return filepath.Join(l.dir, "id_ed25519") }
+
+func (l *Lab) ensureKey(ctx context.Context) error {
+	if _, err := os.Stat(l.Key()); err == nil {
+		return nil
+	}
+	_, err := command(ctx, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "fleet-testbed", "-f", l.Key())
+	return err
+}
+
+// Prepare makes what all hosts of the lab share: its key and its bridge. Call it before hosts are brought up beside each other.
+func (l *Lab) Prepare(ctx context.Context) error {
+	if err := l.ensureKey(ctx); err != nil {
+		return err
+	}
+	return l.ensureBridge(ctx)
+}
+
+// Hosts lists the lab's hosts, up or not, sorted.
+func (l *Lab) Hosts() ([]*Host, error) {
+	entries, err := os.ReadDir(filepath.Join(l.dir, "hosts"))
+	if err != nil {
+		return nil, err
+	}
+	var hosts []*Host
+	for _, entry := range entries {
+		host, err := l.Host(entry.Name())
+		if err != nil {
+			return nil, err
+		}
+		hosts = append(hosts, host)
+	}
+	slices.SortFunc(hosts, func(a, b *Host) int { return strings.Compare(a.Name, b.Name) })
+	return hosts, nil
+}
+
+// Down ends all hosts and removes everything the lab has on the machine. It may be called at any time, again and again.
+func (l *Lab) Down(ctx context.Context) error {
+	hosts, err := l.Hosts()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, host := range hosts {
+		errs = append(errs, host.Remove(ctx))
+	}
+	errs = append(errs, l.removeBridge(ctx))
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return os.RemoveAll(l.dir)
+}
+
+// command runs a program of the machine and returns what it printed, stdout and stderr together.
+func command(ctx context.Context, argv ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, strings.TrimSpace(out.String()))
+	}
+	return out.String(), nil
+}
