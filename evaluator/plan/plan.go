@@ -80,8 +80,9 @@ type Record struct {
 type System struct {
 	// DrvPath is the derivation of the toplevel; empty in static plans whose closures exist already.
 	DrvPath string `json:"drvPath,omitempty"`
-	// OutPath is the toplevel's store path.
-	OutPath string `json:"outPath"`
+	// OutPath is the toplevel's store path. Its name in JSON is toplevel, because Nix prints an attribute set that has
+	// an attribute outPath as that path alone.
+	OutPath string `json:"toplevel"`
 	// Specialisations are the names below <toplevel>/specialisation.
 	Specialisations []string `json:"specialisations"`
 }
