@@ -1,0 +1,197 @@
+// Package layers holds the architecture: which package may import which. It reads the imports in
+// process, because a test that shells out to the go command is cached by it and goes stale.
+package layers
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "fleet"
+
+// rule says what a package may import of this module. A folder that is allowed includes what is below it.
+type rule struct {
+	pkg    string
+	allow  []string
+	reason string
+}
+
+// rules are the table of docs/architecture.md. The longest pkg that contains a package decides.
+var rules = [...]rule{
+	{"cmd/fleet-helper", []string{"cmd", "push", "evaluator", "closure"}, "the top wires everything"},
+	{"push/deploy", []string{"push", "evaluator", "closure"}, "the pipeline of a deployment joins evaluation and hosts"},
+	{"push", []string{"closure", "push/transport", "push/proto", "evaluator/plan"}, "the operator's side knows hosts, not how they are evaluated"},
+	{"push/agent", []string{"closure", "push/proto"}, "the host's side never evaluates and never dials"},
+	{"push/proto", nil, "both sides import it, so it carries nothing along"},
+	{"push/transport", []string{"closure/run", "evaluator/plan"}, "SSH knows nothing of stores"},
+	{"evaluator", []string{"evaluator/plan", "closure/run", "closure/storepath"}, "evaluation reaches no host"},
+	{"evaluator/plan", nil, "the contract between Nix and Go is pure"},
+	{"closure", []string{"closure", "evaluator/plan"}, "stores know nothing of hosts"},
+	{"closure/daemon", []string{"closure/nar", "closure/storepath", "closure/run"}, "a protocol client"},
+	{"closure/nar", nil, "a codec"},
+	{"closure/storepath", nil, "a value"},
+	{"closure/run", nil, "the starter of processes"},
+}
+
+// ban forbids one package, of this module or another, to importers.
+type ban struct {
+	importer, banned string
+	// except are importers below importer that may.
+	except []string
+	// transitive also forbids it through other packages of this module.
+	transitive bool
+	reason     string
+}
+
+var bans = [...]ban{
+	{"", "os/exec", []string{"closure/run"}, false, "only closure/run starts processes, so that none is left behind"},
+	{"", "github.com/sirupsen/logrus", []string{"cmd/fleet-helper"}, false, "libraries emit events and never log"},
+	{"", "github.com/spf13/pflag", []string{"cmd/fleet-helper"}, false, "flags belong to the command line"},
+	{"", "log", nil, false, "libraries emit events and never log"},
+	{"", "unsafe", []string{"push/transport", "closure/run"}, false, "only system calls that x/sys lacks need it"},
+	{"push/agent", "evaluator", nil, true, "nothing on a host evaluates"},
+	{"push/agent", "github.com/google/go-jsonnet", nil, true, "nothing on a host evaluates"},
+	{"push/agent", "push/transport", nil, true, "a host dials nobody"},
+	{"push/agent", "push", nil, true, "the two sides meet in push/proto alone"},
+	{"push", "push/agent", []string{"push/agent"}, true, "the two sides meet in push/proto alone"},
+	{"evaluator/plan", "os", nil, false, "the contract does no input or output"},
+	{"push/proto", "os", nil, false, "frames travel over what the caller opened"},
+	{"push/proto", "net", nil, false, "frames travel over what the caller opened"},
+}
+
+// packages maps every package of the module, tests left out, to its imports.
+func packages(t *testing.T) map[string][]string {
+	t.Helper()
+	root := filepath.Join("..", "..")
+	result := map[string][]string{}
+	err := fs.WalkDir(os.DirFS(root), ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() {
+			if base := entry.Name(); name != "." && (strings.HasPrefix(base, ".") || base == "testdata" || base == "checks") {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+			return nil
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root, name), nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		pkg := path.Dir(name)
+		result[pkg] = append(result[pkg], importsOf(file.Imports)...)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return result
+}
+
+func within(pkg, folder string) bool {
+	return folder == "" || pkg == folder || strings.HasPrefix(pkg, folder+"/")
+}
+
+func withinAny(pkg string, folders []string) bool {
+	return slices.ContainsFunc(folders, func(folder string) bool { return within(pkg, folder) })
+}
+
+// ruleFor finds the most specific rule of a package.
+func ruleFor(pkg string) (rule, bool) {
+	var best rule
+	for _, r := range rules {
+		if within(pkg, r.pkg) && len(r.pkg) > len(best.pkg) {
+			best = r
+		}
+	}
+	return best, best.pkg != ""
+}
+
+func TestEveryPackageImportsOnlyWhatItsRuleAllows(t *testing.T) {
+	pkgs := packages(t)
+	for _, pkg := range slices.Sorted(maps.Keys(pkgs)) {
+		r, ok := ruleFor(pkg)
+		if !ok {
+			t.Errorf("%s: no rule covers it; add one with its reason", pkg)
+			continue
+		}
+		for _, imported := range pkgs[pkg] {
+			local, ok := strings.CutPrefix(imported, module+"/")
+			if ok && !within(local, pkg) && !withinAny(local, r.allow) {
+				t.Errorf("%s imports %s, which its rule does not allow: %s", pkg, local, r.reason)
+			}
+		}
+	}
+}
+
+func TestBannedPackagesAreNotImported(t *testing.T) {
+	pkgs := packages(t)
+	for _, b := range bans {
+		for pkg := range pkgs {
+			if !within(pkg, b.importer) || withinAny(pkg, b.except) {
+				continue
+			}
+			if via := findImport(pkgs, pkg, b, map[string]bool{}); via != nil {
+				t.Errorf("%s imports %s (%s): %s", pkg, b.banned, strings.Join(via, " → "), b.reason)
+			}
+		}
+	}
+}
+
+// findImport returns the way from pkg to what b bans, or nil.
+func findImport(pkgs map[string][]string, pkg string, b ban, seen map[string]bool) []string {
+	seen[pkg] = true
+	for _, imported := range pkgs[pkg] {
+		local, ours := strings.CutPrefix(imported, module+"/")
+		if imported == b.banned || ours && local == b.banned {
+			return []string{pkg, b.banned}
+		}
+		if ours && b.transitive && !seen[local] {
+			if via := findImport(pkgs, local, b, seen); via != nil {
+				return append([]string{pkg}, via...)
+			}
+		}
+	}
+	return nil
+}
+
+func TestEveryRuleNamesAPackageThatExists(t *testing.T) {
+	pkgs := packages(t)
+	exists := func(folder string) bool {
+		return slices.ContainsFunc(slices.Collect(maps.Keys(pkgs)), func(pkg string) bool { return within(pkg, folder) })
+	}
+	for _, r := range rules {
+		for _, folder := range append([]string{r.pkg}, r.allow...) {
+			if !exists(folder) {
+				t.Errorf("the rule of %q names %q, which does not exist", r.pkg, folder)
+			}
+		}
+	}
+	for _, b := range bans {
+		for _, folder := range append([]string{b.importer}, b.except...) {
+			if !exists(folder) {
+				t.Errorf("the ban of %q names %q, which does not exist", b.banned, folder)
+			}
+		}
+	}
+}
+
+func importsOf(specs []*ast.ImportSpec) []string {
+	var paths []string
+	for _, spec := range specs {
+		paths = append(paths, strings.Trim(spec.Path.Value, `"`))
+	}
+	return paths
+}
