@@ -1,0 +1,117 @@
+package plan_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"fleet/evaluator/plan"
+)
+
+func TestValidateNamesEachFault(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(p *plan.Plan, web *plan.Host)
+		want   string
+	}{
+		"fleet name with a slash":      {func(p *plan.Plan, _ *plan.Host) { p.Fleet = "a/b" }, "fleet: "},
+		"format version":               {func(p *plan.Plan, _ *plan.Host) { p.FormatVersion = 9 }, "formatVersion: it is 9"},
+		"no system":                    {func(_ *plan.Plan, w *plan.Host) { w.System = "" }, "hosts.web-1.system: it is missing"},
+		"no system name":               {func(_ *plan.Plan, w *plan.Host) { w.System = "linux" }, "hosts.web-1.system: \"linux\""},
+		"tag with white space":         {func(_ *plan.Plan, w *plan.Host) { w.Tags = []string{"all", "a b"} }, "hosts.web-1.tags[1]: "},
+		"tag that is an operator":      {func(_ *plan.Plan, w *plan.Host) { w.Tags = []string{"a&b"} }, "hosts.web-1.tags[0]: "},
+		"empty address":                {func(_ *plan.Plan, w *plan.Host) { w.Deploy.Address = "" }, "deploy.address: \"\": it is empty"},
+		"address as an option":         {func(_ *plan.Plan, w *plan.Host) { w.Deploy.Address = "-oProxyCommand=x" }, "deploy.address: "},
+		"address with shell text":      {func(_ *plan.Plan, w *plan.Host) { w.Deploy.Address = "a;b" }, "deploy.address: "},
+		"address with user":            {func(_ *plan.Plan, w *plan.Host) { w.Deploy.Address = "root@a" }, "deploy.user"},
+		"address with port":            {func(_ *plan.Plan, w *plan.Host) { w.Deploy.Address = "a:22" }, "deploy.port"},
+		"address in brackets":          {func(_ *plan.Plan, w *plan.Host) { w.Deploy.Address = "[::1]" }, "without brackets"},
+		"port 0":                       {func(_ *plan.Plan, w *plan.Host) { w.Deploy.Port = ptr(0) }, "deploy.port: 0"},
+		"port too high":                {func(_ *plan.Plan, w *plan.Host) { w.Deploy.Port = ptr(65536) }, "deploy.port: 65536"},
+		"user as an option":            {func(_ *plan.Plan, w *plan.Host) { w.Deploy.User = ptr("-l") }, "deploy.user: "},
+		"jump host with a bad port":    {func(_ *plan.Plan, w *plan.Host) { w.Deploy.JumpHosts = []string{"a:x"} }, "jumpHosts[0]: "},
+		"jump host as an option":       {func(_ *plan.Plan, w *plan.Host) { w.Deploy.JumpHosts = []string{"-J"} }, "jumpHosts[0]: "},
+		"jump host, open bracket":      {func(_ *plan.Plan, w *plan.Host) { w.Deploy.JumpHosts = []string{"[::1"} }, "closing bracket"},
+		"host key without type":        {func(_ *plan.Plan, w *plan.Host) { w.Deploy.HostKeys = []string{"AAAA"} }, "hostKeys[0]: "},
+		"host key, no base64":          {func(_ *plan.Plan, w *plan.Host) { w.Deploy.HostKeys = []string{"ssh-ed25519 !!"} }, "not base64"},
+		"host key of another type":     {func(_ *plan.Plan, w *plan.Host) { w.Deploy.HostKeys = []string{"ssh-rsa" + key[11:]} }, "no key of the type"},
+		"transport":                    {func(_ *plan.Plan, w *plan.Host) { w.Deploy.Transport = "telnet" }, "must be one of native, openssh"},
+		"elevation":                    {func(_ *plan.Plan, w *plan.Host) { w.Deploy.Elevation = "su" }, "must be one of auto, none, sudo, doas, run0"},
+		"specialisation with a slash":  {func(_ *plan.Plan, w *plan.Host) { w.Deploy.Specialisation = ptr("../x") }, "deploy.specialisation: "},
+		"internal IP":                  {func(_ *plan.Plan, w *plan.Host) { w.Network.InternalIPs = []string{"ten"} }, "internalIps[0]: "},
+		"record with an empty name":    {func(_ *plan.Plan, w *plan.Host) { w.Record = []string{""} }, "record[0]: "},
+		"buildOn an unknown host":      {func(_ *plan.Plan, w *plan.Host) { w.Deploy.BuildOn = "dd" }, "did you mean db?"},
+		"buildOn itself":               {func(_ *plan.Plan, w *plan.Host) { w.Deploy.BuildOn = "web-1" }, `says "target"`},
+		"helper without anything":      {func(p *plan.Plan, _ *plan.Host) { p.Helpers["riscv64-linux"] = plan.Helper{} }, "neither package nor path"},
+		"helper outside the store":     {func(p *plan.Plan, _ *plan.Host) { p.Helpers["riscv64-linux"] = plan.Helper{Path: "/bin/sh"} }, "helpers.riscv64-linux.path"},
+		"record of an unknown host":    {func(p *plan.Plan, _ *plan.Host) { p.Records["x"] = plan.Record{} }, "records.x: there is no host"},
+		"record with a bad store path": {func(p *plan.Plan, _ *plan.Host) { p.Records["db"].System.OutPath = "/nix/store/x" }, "records.db.system.outPath"},
+		"record with a non-derivation": {func(p *plan.Plan, _ *plan.Host) { p.Records["db"].System.DrvPath = p.Records["db"].System.OutPath }, "drvPath"},
+		"record, store path going up":  {func(p *plan.Plan, _ *plan.Host) { p.Records["db"].System.OutPath += "/../.." }, "outPath"},
+		"host named as a builder":      {func(p *plan.Plan, _ *plan.Host) { p.Hosts["target"] = host("t") }, "hosts.target: "},
+		"host name with escape codes":  {func(p *plan.Plan, _ *plan.Host) { p.Hosts["\x1b[31mred"] = host("t") }, `\x1b[31mred`},
+		"host name going up":           {func(p *plan.Plan, _ *plan.Host) { p.Hosts[".."] = host("t") }, "must begin with"},
+		"host name too long":           {func(p *plan.Plan, _ *plan.Host) { p.Hosts[strings.Repeat("a", 200)] = host("t") }, "longer than 128"},
+		"hosts that build for another": {circle, "in a circle: a → b → c → a"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := full()
+			web := p.Hosts["web-1"]
+			c.change(p, &web)
+			p.Hosts["web-1"] = web
+			err := p.Validate()
+			var invalid *plan.InvalidError
+			if !errors.As(err, &invalid) {
+				t.Fatalf("got %v", err)
+			}
+			if !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %q does not say %q", err, c.want)
+			}
+			if strings.ContainsRune(err.Error(), 0x1b) {
+				t.Error("the error has an escape code")
+			}
+			if len(invalid.Faults) != 1 {
+				t.Errorf("%d faults: %v", len(invalid.Faults), invalid.Faults)
+			}
+		})
+	}
+}
+
+func circle(p *plan.Plan, _ *plan.Host) {
+	for name, on := range map[string]string{"a": "b", "b": "c", "c": "a", "d": "a"} {
+		h := host(name)
+		h.Deploy.BuildOn = on
+		p.Hosts[name] = h
+	}
+}
+
+func TestValidateNamesAllFaultsAtOnce(t *testing.T) {
+	p := full()
+	for name := range p.Hosts {
+		h := p.Hosts[name]
+		h.System, h.Deploy.Transport = "", "x"
+		p.Hosts[name] = h
+	}
+	var invalid *plan.InvalidError
+	if err := p.Validate(); !errors.As(err, &invalid) || len(invalid.Faults) != 4 {
+		t.Errorf("got %v, want 4 faults", err)
+	}
+}
+
+func TestValidateAccepts(t *testing.T) {
+	for _, address := range []string{"local", "10.0.0.1", "::1", "fe80::1%eth0", "web_1.example.org", "prod+web"} {
+		p := full()
+		p.Hosts["db"] = host(address)
+		if err := p.Validate(); err != nil {
+			t.Errorf("address %q: %v", address, err)
+		}
+	}
+	for _, jump := range []string{"a", "u@a", "u@a:1", "[::1]", "[::1]:22", "u@[fe80::1%x]:22", "2001:db8::1"} {
+		p := full()
+		h := host("a")
+		h.Deploy.JumpHosts = []string{jump}
+		p.Hosts["db"] = h
+		if err := p.Validate(); err != nil {
+			t.Errorf("jump host %q: %v", jump, err)
+		}
+	}
+}
