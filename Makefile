@@ -1,0 +1,46 @@
+# The commands that a newcomer needs are `make demo`, `make demo-down` and `make check`; see README.md.
+
+VERSION := $(shell cat VERSION)
+GO_FILES := $(shell git ls-files --cached --others --exclude-standard '*.go' 2>/dev/null) go.mod go.sum VERSION
+TESTBED := bin/testbed -repo .
+
+.PHONY: build setup demo demo-down check check-lint check-go check-race check-nix check-cluster fuzz clean
+
+build: bin/fleet-helper
+
+bin/fleet-helper: $(GO_FILES) $(wildcard push/script/*)
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $@ ./cmd/fleet-helper
+
+bin/testbed: $(GO_FILES)
+	CGO_ENABLED=0 go build -o $@ ./checks/testbed
+
+# Debian packages that the checks and the demo use.
+setup:
+	@checks/setup
+
+demo: setup build bin/testbed
+	@$(TESTBED) -lab demo demo
+
+demo-down: bin/testbed
+	@$(TESTBED) -lab demo down
+
+check: setup build check-lint check-go check-nix check-cluster
+
+check-lint:
+	@checks/lint
+
+check-go:
+	FLEET_REQUIRE_ALL=1 go test ./...
+
+check-race:
+	FLEET_REQUIRE_ALL=1 CGO_ENABLED=1 go test -race ./...
+
+check-nix: build
+	checks/offline/tests/run
+	checks/nix/run
+
+check-cluster: build
+	go test -tags cluster -count=1 -timeout 30m ./checks/cluster
+
+clean:
+	rm -rf bin
