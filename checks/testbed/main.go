@@ -24,6 +24,7 @@ const usage = `usage: testbed [-lab NAME] [-repo DIR] VERB
   reboot HOST                  reboot a host and wait for it
   limit HOST RATE              bound a host's link, for example to 100mbit; "" lifts it
   cut HOST | mend HOST         take a host's link away, give it back
+  demo                         deploy examples/cluster to three fresh hosts
   key                          print the path of the lab's SSH key
 `
 
@@ -68,6 +69,8 @@ func run(ctx context.Context, args []string) error {
 		return down(ctx, l, rest)
 	case "list":
 		return list(l)
+	case "demo":
+		return demo(ctx, l)
 	case "key":
 		fmt.Println(l.Key())
 		return nil

@@ -46,9 +46,16 @@ func Open(name, repo string) (*Lab, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("the testbed needs root: namespaces, mounts and a bridge")
 	}
+	repo, err := filepath.Abs(repo)
+	if err != nil {
+		return nil, err
+	}
 	l := &Lab{Name: name, dir: filepath.Join(StateDir(), "labs", name), repo: repo}
 	return l, os.MkdirAll(filepath.Join(l.dir, "hosts"), 0o755)
 }
+
+// Repo is the project's root.
+func (l *Lab) Repo() string { return l.repo }
 
 // Key is the path of the lab's SSH key; its public half is authorized for root and all test users of every host.
 func (l *Lab) Key() string { return filepath.Join(l.dir, "id_ed25519") }
