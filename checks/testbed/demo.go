@@ -71,10 +71,6 @@ func demoMachines(ctx context.Context, l *lab.Lab) (*lab.Operator, error) {
 	if err := l.Down(ctx); err != nil {
 		return nil, err
 	}
-	l, err := lab.Open(l.Name, l.Repo())
-	if err != nil {
-		return nil, err
-	}
 	if err := l.Prepare(ctx); err != nil {
 		return nil, err
 	}

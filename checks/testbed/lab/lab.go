@@ -51,11 +51,8 @@ func Open(name, repo string) (*Lab, error) {
 		return nil, err
 	}
 	l := &Lab{Name: name, dir: filepath.Join(StateDir(), "labs", name), repo: repo}
-	return l, os.MkdirAll(filepath.Join(l.dir, "hosts"), 0o755)
+	return l, nil
 }
-
-// Repo is the project's root.
-func (l *Lab) Repo() string { return l.repo }
 
 // Key is the path of the lab's SSH key; its public half is authorized for root and all test users of every host.
 func (l *Lab) Key() string { return filepath.Join(l.dir, "id_ed25519") }
@@ -70,6 +67,9 @@ func (l *Lab) ensureKey(ctx context.Context) error {
 
 // Prepare makes what all hosts of the lab share: its key and its bridge. Call it before hosts are brought up beside each other.
 func (l *Lab) Prepare(ctx context.Context) error {
+	if err := os.MkdirAll(filepath.Join(l.dir, "hosts"), 0o755); err != nil {
+		return err
+	}
 	if err := l.ensureKey(ctx); err != nil {
 		return err
 	}
@@ -79,7 +79,7 @@ func (l *Lab) Prepare(ctx context.Context) error {
 // Hosts lists the lab's hosts, up or not, sorted.
 func (l *Lab) Hosts() ([]*Host, error) {
 	entries, err := os.ReadDir(filepath.Join(l.dir, "hosts"))
-	if err != nil {
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
 	var hosts []*Host
