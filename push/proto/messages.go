@@ -30,7 +30,24 @@ const (
 	MethodAbort   = "activation.abort"
 	// MethodStatus: [TxnRequest] (an empty txn means the newest) → [TxnStatus].
 	MethodStatus = "activation.status"
+	// MethodEnd: nothing → nothing. The client needs the agent no more: it ends as soon as nothing runs and
+	// no other client is attached, instead of waiting for its grace time.
+	MethodEnd = "session.end"
 )
+
+// Ready is the one line of JSON that `agent start` prints once the agent listens.
+type Ready struct {
+	Version int `json:"version"`
+	// Socket is the absolute path of the agent's Unix socket.
+	Socket string `json:"socket"`
+	// Token is the session's secret, for [Hello].
+	Token string `json:"token"`
+}
+
+// PathData is the Data of an [Error] that concerns one store path: with [CodeCorrupt], [CodeNotTrusted], [CodeStoreFull] and [CodeNotFound].
+type PathData struct {
+	Path string `json:"path"`
+}
 
 // ErrorCode classifies an error that crosses the protocol.
 type ErrorCode string
