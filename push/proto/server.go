@@ -62,6 +62,9 @@ func serve(ctx context.Context, rw io.ReadWriteCloser, token string, h Handler, 
 	err := bounded(ctx, rw, t.hello, func() error { return welcome(rw, br, token) })
 	if err != nil {
 		rw.Close() // the first error counts
+		if ctx.Err() != nil {
+			return nil
+		}
 		return err
 	}
 	c := newConn(rw, br, t)
