@@ -1,0 +1,35 @@
+package run
+
+import (
+	"errors"
+	"fmt"
+	"os/exec"
+
+	"golang.org/x/sys/unix"
+)
+
+func startChild(child *exec.Cmd, limits *Limits) error {
+	if limits != nil {
+		return fmt.Errorf("set limits on a child: %w", errors.ErrUnsupported)
+	}
+	return child.Start()
+}
+
+// waitExited returns once the process has ended, and leaves it unreaped.
+func waitExited(pid int) {
+	queue, err := unix.Kqueue()
+	if err != nil {
+		return
+	}
+	defer unix.Close(queue)
+	changes := []unix.Kevent_t{{Fflags: unix.NOTE_EXIT}}
+	unix.SetKevent(&changes[0], pid, unix.EVFILT_PROC, unix.EV_ADD|unix.EV_ONESHOT)
+	events := make([]unix.Kevent_t, 1)
+	for {
+		// An error other than EINTR is ESRCH: the process has ended already.
+		_, err := unix.Kevent(queue, changes, events, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}

@@ -1,0 +1,65 @@
+package run
+
+import (
+	"errors"
+	"fmt"
+	"os/exec"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// startChild starts child, with limits where they are given.
+//
+// Go cannot set limits between fork and exec. So the child asks to be traced, which stops it right after exec, before
+// the program's first instruction; there it gets its limits and is let go.
+func startChild(child *exec.Cmd, limits *Limits) error {
+	if limits == nil {
+		return child.Start()
+	}
+	// All requests to a traced process must come from the thread that started it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	child.SysProcAttr.Ptrace = true
+	if err := child.Start(); err != nil {
+		return fmt.Errorf("start with limits: %w", err)
+	}
+	if err := limitStopped(child.Process.Pid, limits); err != nil {
+		_ = child.Process.Kill()
+		_ = child.Wait()
+		return fmt.Errorf("set limits: %w", err)
+	}
+	return nil
+}
+
+func limitStopped(pid int, limits *Limits) error {
+	var status unix.WaitStatus
+	for {
+		_, err := unix.Wait4(pid, &status, unix.WALL, nil)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+	if !status.Stopped() {
+		return fmt.Errorf("the process ended before its first instruction (status %#x)", uint32(status))
+	}
+	for _, limit := range limits.list() {
+		if err := unix.Prlimit(pid, limit.resource, &limit.value, nil); err != nil {
+			return err
+		}
+	}
+	return unix.PtraceDetach(pid)
+}
+
+// waitExited returns once the process has ended, and leaves it unreaped.
+func waitExited(pid int) {
+	for {
+		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
