@@ -1,0 +1,31 @@
+# The stand-in's `lib`: one fixed point, flat like nixpkgs' own, with its sections as attributes.
+let
+  sections = {
+    trivial = import ./trivial.nix { inherit lib; };
+    lists = import ./lists.nix { inherit lib; };
+    attrsets = import ./attrsets.nix { inherit lib; };
+    strings = import ./strings.nix { inherit lib; };
+    options = import ./options.nix { inherit lib; };
+    modules = import ./modules.nix { inherit lib; };
+    types = import ./types.nix { inherit lib; };
+    sources = import ./sources.nix { inherit lib; };
+    fileset = import ./fileset.nix { inherit lib; };
+    systems = import ./systems.nix { inherit lib; };
+  };
+  pick = names: set: builtins.listToAttrs (map (name: { inherit name; value = set.${name}; }) names);
+  # `replicate`, `hasPrefix` and `removePrefix` exist for lists and for strings: flat names mean what nixpkgs' do.
+  lib = pick [
+    "add" "addErrorContext" "all" "any" "attrNames" "attrValues" "bitAnd" "bitOr" "bitXor" "ceil" "compareVersions"
+    "concatLists" "deepSeq" "div" "elem" "elemAt" "filter" "floor" "foldl'" "fromJSON" "fromTOML" "genList"
+    "genericClosure" "getAttr" "hasAttr" "head" "intersectAttrs" "isAttrs" "isBool" "isFloat" "isInt" "isList" "isPath"
+    "isString" "length" "lessThan" "listToAttrs" "mapAttrs" "match" "mul" "parseDrvName" "pathExists" "readDir" "readFile"
+    "removeAttrs" "replaceStrings" "seq" "split" "splitVersion" "storeDir" "stringLength" "sub" "substring" "tail" "toJSON"
+    "toString" "trace" "tryEval" "typeOf" "unsafeGetAttrPos"
+  ] (builtins // { inherit toString removeAttrs; })
+  // sections.strings // sections.lists // sections.attrsets // sections.trivial // sections.options
+  // removeAttrs sections.modules [ "importJSON" "importTOML" ]
+  // pick [ "cleanSource" "cleanSourceWith" "cleanSourceFilter" "sourceByRegex" "sourceFilesBySuffices" ] sections.sources
+  // pick [ "hasPrefix" "removePrefix" ] sections.strings
+  // sections;
+in
+lib
