@@ -153,14 +153,14 @@ func TestDecodeLooksAtTheVersionFirst(t *testing.T) {
 
 func TestDecodeRecord(t *testing.T) {
 	got, err := plan.DecodeRecord([]byte(`{"system": {"drvPath": "/nix/store/00000000000000000000000000000000-x.drv",
-		"outPath": "/nix/store/11111111111111111111111111111111-x", "specialisations": null}}`))
+		"toplevel": "/nix/store/11111111111111111111111111111111-x", "specialisations": null}}`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(full().Records["db"].System.OutPath, got.System.OutPath); diff != "" || got.System.Specialisations == nil {
 		t.Errorf("got %+v", got.System)
 	}
-	for _, bad := range []string{`{"systems": {}}`, `{"system": {"outPath": "/etc/passwd"}}`, `{} 1`} {
+	for _, bad := range []string{`{"systems": {}}`, `{"system": {"toplevel": "/etc/passwd"}}`, `{} 1`} {
 		if _, err := plan.DecodeRecord([]byte(bad)); err == nil {
 			t.Errorf("%s: accepted", bad)
 		}

@@ -39,11 +39,15 @@ func ParseSelector(text string) (*Selector, error) {
 	if !utf8.ValidString(text) {
 		return nil, p.fail("it is not UTF-8")
 	}
+	if i := strings.IndexFunc(text, func(c rune) bool { return unicode.IsControl(c) && !unicode.IsSpace(c) }); i >= 0 {
+		p.at = i
+		return nil, p.fail("it has a control character")
+	}
 	root, err := p.or(0)
 	if err != nil {
 		return nil, err
 	}
-	if p.peek() != 0 {
+	if p.peek() != end {
 		return nil, p.fail("expected , | or & before %q", p.text[p.at:])
 	}
 	return &Selector{text: text, root: root}, nil
@@ -59,12 +63,15 @@ func (p *parser) fail(format string, args ...any) error {
 	return &SyntaxError{Selector: p.text, Offset: p.at, Message: fmt.Sprintf(format, args...)}
 }
 
-// peek returns the next rune that is no white space, 0 at the end.
+// end is what peek returns at the end; no text has it.
+const end rune = -1
+
+// peek returns the next rune that is no white space.
 func (p *parser) peek() rune {
 	rest := strings.TrimLeftFunc(p.text[p.at:], unicode.IsSpace)
 	p.at = len(p.text) - len(rest)
 	if rest == "" {
-		return 0
+		return end
 	}
 	c, _ := utf8.DecodeRuneInString(rest)
 	return c
@@ -150,11 +157,11 @@ func (p *parser) atom() (node, error) {
 			break
 		}
 		if c == '[' {
-			end := setEnd(p.text[p.at:])
-			if end < 0 {
+			length := setEnd(p.text[p.at:])
+			if length < 0 {
 				return nil, p.fail("the set has no closing bracket")
 			}
-			size = end
+			size = length
 		}
 		p.at += size
 	}
