@@ -1,0 +1,82 @@
+/**
+  The tests of the flake module: a set of { expr; expected | expectedError; }, as nix-unit reads them. `checks/nix/run` runs them with any nix.
+
+  Type:   { libDir, flakePartsDir, nixpkgsDir } -> { <topic> = { <test> = Test } }
+  Inputs:
+    libDir         folder with nixpkgs' lib in it
+    flakePartsDir  a checkout of flake-parts
+    nixpkgsDir     a whole nixpkgs to evaluate the examples with, or null for the stand-in
+*/
+{
+  libDir ? ../offline/nixpkgs,
+  flakePartsDir ? ../offline/flake-parts,
+  nixpkgsDir ? null,
+}:
+let
+  flakes = import ./flakes.nix {
+    libDir = /. + libDir;
+    flakePartsDir = /. + flakePartsDir;
+  };
+  inherit (flakes) lib flake-parts callFleet;
+
+  tinyNixpkgs = import ./tiny-nixpkgs.nix { inherit lib; };
+  nixpkgs = tinyNixpkgs "default";
+  fleet = callFleet nixpkgs;
+
+  /**
+    A user's flake.
+
+    Type:   { inputs ? { }, ... } -> Flake
+    Inputs: more inputs, and the rest of the flake-parts module
+  */
+  mkUser =
+    {
+      inputs ? { },
+      ...
+    }@arguments:
+    let
+      allInputs = {
+        inherit
+          self
+          nixpkgs
+          flake-parts
+          fleet
+          ;
+      }
+      // inputs;
+      self =
+        flake-parts.lib.mkFlake { inputs = allInputs; } {
+          systems = [ "x86_64-linux" ];
+          imports = [
+            fleet.flakeModules.default
+            (removeAttrs arguments [ "inputs" ])
+          ];
+        }
+        // {
+          _type = "flake";
+          inputs = allInputs;
+          outPath = "/user";
+        };
+    in
+    self;
+
+  context = flakes // {
+    inherit
+      nixpkgs
+      fleet
+      mkUser
+      tinyNixpkgs
+      nixpkgsDir
+      ;
+
+    /**
+      A user's flake with one fleet, and what it shows.
+
+      Type:   Module -> FleetOutput
+    */
+    mkFleet = module: (mkUser { fleetConfigurations.default = module; }).fleetConfigurations.default;
+  };
+in
+lib.mapAttrs' (
+  file: _: lib.nameValuePair (lib.removeSuffix ".nix" file) (import (./tests + "/${file}") context)
+) (builtins.readDir ./tests)

@@ -1,0 +1,105 @@
+/**
+  A nixpkgs with just enough NixOS to see what the module asks of it. It stands for nixpkgs where a test is about the module alone: it is small,
+  so that what a host's configuration holds is known, and it carries a mark, so that a test can see which nixpkgs a host was built with.
+
+  Type:   { lib } -> String -> Flake
+  Inputs: nixpkgs' lib; the mark
+*/
+{ lib }:
+mark:
+let
+  inherit (lib) mkOption types;
+
+  fake =
+    system: name: extra:
+    derivation {
+      inherit name system;
+      builder = "/bin/sh";
+      args = [
+        "-c"
+        "echo > $out"
+      ];
+    }
+    // extra;
+
+  packages = system: {
+    stdenv.hostPlatform = { inherit system; };
+    go.version = "1.26.0";
+    buildGoModule =
+      arguments: fake system "${arguments.pname}-${arguments.version}" { passthru = { inherit arguments; }; };
+    mkShell = _: fake system "shell" { };
+    nixfmt-tree = fake system "nixfmt-tree" { };
+    gopls = fake system "gopls" { };
+    shellcheck = fake system "shellcheck" { };
+    writeText = name: text: fake system name { inherit text; };
+    writeShellScript = name: text: fake system name { inherit text; };
+  };
+
+  tinyNixos =
+    { config, ... }:
+    {
+      options = {
+        assertions = mkOption {
+          type = types.listOf types.raw;
+          default = [ ];
+        };
+        networking.hostName = mkOption {
+          type = types.str;
+          default = "nixos";
+        };
+        nixpkgs.overlays = mkOption {
+          type = types.listOf types.raw;
+          default = [ ];
+        };
+        nixpkgs.system = mkOption { type = types.str; };
+        note = mkOption {
+          type = types.lazyAttrsOf types.str;
+          default = { };
+        };
+        specialisation = mkOption {
+          type = types.attrsOf types.raw;
+          default = { };
+        };
+        mark = mkOption { type = types.str; };
+        system.build = mkOption { type = types.lazyAttrsOf types.raw; };
+      };
+      config = {
+        inherit mark;
+        _module.args.pkgs = lib.foldl' (pkgs: overlay: pkgs // overlay pkgs pkgs) (packages config.nixpkgs.system) config.nixpkgs.overlays;
+        system.build.toplevel =
+          let
+            failed = map (a: a.message) (lib.filter (a: !a.assertion) config.assertions);
+          in
+          if failed == [ ] then
+            fake config.nixpkgs.system "nixos-system-${config.networking.hostName}" {
+              note = builtins.toJSON config.note;
+            }
+          else
+            throw "Failed assertions:\n${lib.concatStringsSep "\n" failed}";
+      };
+    };
+in
+{
+  _type = "flake";
+  outPath = "/tiny-nixpkgs-${mark}";
+  legacyPackages = lib.genAttrs [
+    "x86_64-linux"
+    "aarch64-linux"
+  ] packages;
+  lib = lib // {
+    nixosSystem =
+      {
+        modules,
+        specialArgs ? { },
+        system,
+      }:
+      lib.evalModules {
+        class = "nixos";
+        inherit specialArgs;
+        modules = modules ++ [
+          tinyNixos
+          { nixpkgs.system = system; }
+        ];
+      };
+  };
+}

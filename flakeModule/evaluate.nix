@@ -1,0 +1,110 @@
+/**
+  The evaluation of one fleet.
+
+  Type:   { lib, fleetLib, inputs, self, perInput } -> String -> Module -> Fleet
+  Inputs:
+    fleetLib  what ./lib returns
+    inputs    the inputs of the user's flake
+    self      the user's flake
+    perInput  flake-parts' function from a system and a flake to the flake's outputs for that system
+    then the fleet's name and its module
+  Output:
+    output   what the flake shows as fleetConfigurations.<name>
+    config   the configuration of the fleet's modules, unchecked
+    systems  the NixOS systems by host
+    guard    a -> a, or the one error that tells of all failed checks
+*/
+{
+  lib,
+  fleetLib,
+  inputs,
+  self,
+  perInput,
+}:
+let
+  inherit (lib) mapAttrs;
+
+  inputsFor =
+    system:
+    mapAttrs (
+      name: input:
+      if input._type or null == "flake" then
+        perInput system input
+      else
+        throw ''
+          inputs'.${name} was asked for, but the input ${name} is not a flake (flake = false).
+          Use it as inputs.${name}, or remove flake = false from the input.
+        ''
+    ) inputs;
+
+  # A fleet has hosts of several systems, so that it has to say which one it means. Using the argument as host modules do
+  # ends in an error that says how.
+  forAnySystem =
+    argument: attributes: bySystem:
+    mapAttrs (
+      name: _:
+      throw ''
+        ${argument}.${name} was asked for in a fleet module, but a fleet has no system of its own.
+        Write (${argument} "x86_64-linux").${name}, or take ${argument} as an argument of a NixOS module of the fleet, where it is for the host's system.
+      ''
+    ) attributes
+    // {
+      __functor = _: bySystem;
+    };
+in
+name: module:
+let
+  evaluated = lib.evalModules {
+    class = "fleet";
+    prefix = [
+      "fleetConfigurations"
+      name
+    ];
+    # Special arguments, so that `imports` can depend on them.
+    specialArgs = {
+      inherit inputs self;
+      inputs' = forAnySystem "inputs'" inputs inputsFor;
+      self' = forAnySystem "self'" {
+        packages = null;
+        apps = null;
+        checks = null;
+        devShells = null;
+        legacyPackages = null;
+      } (system: perInput system self);
+      fleetName = name;
+      fleetLib = fleetLib.public;
+      fleetTypes = fleetLib.types;
+      fleetNames = fleetLib.names;
+      fleetChecks = fleetLib.checks;
+    };
+    modules = [
+      ./fleet
+      module
+    ];
+  };
+  inherit (evaluated) config;
+
+  guard = fleetLib.checks.guard name config.checks;
+
+  systems = fleetLib.systems.evaluate {
+    fleet = name;
+    inherit config inputsFor;
+    selfFor = system: perInput system self;
+    hostArgs = {
+      inherit inputs self;
+      fleetLib = fleetLib.public;
+    };
+  };
+in
+{
+  inherit config guard systems;
+
+  output = {
+    inherit (evaluated) config options;
+    plan = guard (fleetLib.plan.render name config);
+    hosts = mapAttrs (_: system: {
+      record = fleetLib.record.render system;
+      nixos = system;
+    }) systems;
+  };
+}

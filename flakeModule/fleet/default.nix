@@ -1,0 +1,11 @@
+# The modules of a fleet: what can be said below fleetConfigurations.<name>.
+{
+  _class = "fleet";
+  imports = [
+    ./checks.nix
+    ./hosts.nix
+    ./nixos.nix
+    ./nixpkgs.nix
+    ./standard-checks.nix
+  ];
+}

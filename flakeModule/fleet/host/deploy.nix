@@ -1,0 +1,105 @@
+# How a host is reached and deployed.
+{ fleetTypes, lib, name, ... }:
+let
+  inherit (lib) literalExpression mkOption types;
+in
+{
+  _class = "fleetHost";
+
+  options.deploy = {
+    address = mkOption {
+      type = fleetTypes.address;
+      default = name;
+      defaultText = literalExpression "<name>";
+      description = ''
+        Where the host is: a name or an IP address, resolved as your own `ssh` would, so that an entry in `~/.ssh/config` counts. `"local"` is the machine that
+        deploys, without SSH.
+      '';
+      example = "10.0.0.1";
+    };
+
+    port = mkOption {
+      type = types.nullOr types.port;
+      default = null;
+      description = "The SSH port. Null leaves it to your ssh configuration.";
+      example = 2222;
+    };
+
+    user = mkOption {
+      type = types.nullOr fleetTypes.user;
+      default = null;
+      description = "The user to log in as. Null leaves it to your ssh configuration.";
+      example = "root";
+    };
+
+    jumpHosts = mkOption {
+      type = types.nullOr (types.listOf fleetTypes.jumpHost);
+      default = null;
+      description = ''
+        Hosts to go through, in order, each as `[user@]host[:port]`. Null leaves it to your ssh configuration, the empty list means none.
+      '';
+      example = [ "admin@gate.example.org:2222" ];
+    };
+
+    hostKeys = mkOption {
+      type = types.listOf fleetTypes.hostKey;
+      default = [ ];
+      description = ''
+        The host's public SSH keys. Where they are given, no other key is accepted. Where the list is empty, your known_hosts decides.
+      '';
+      example = [ "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ7o0mB9aU5sJ3pY7vQ3mJp6n1oGm0Yx1fZ0wGq8kq0f" ];
+    };
+
+    transport = mkOption {
+      type = types.enum [
+        "native"
+        "openssh"
+      ];
+      default = "native";
+      description = ''
+        What makes the SSH connection. `"native"` is built in and needs no ssh program. `"openssh"` runs your ssh program, for what only that can do: keys on
+        hardware tokens without an agent, GSSAPI, PKCS#11, KnownHostsCommand.
+      '';
+    };
+
+    elevation = mkOption {
+      type = types.enum [
+        "auto"
+        "none"
+        "sudo"
+        "doas"
+        "run0"
+      ];
+      default = "auto";
+      description = ''
+        How the login user becomes root. `"auto"` does nothing for root, and otherwise takes the first of sudo, doas and run0 that the host has. `"none"` stays the login
+        user: such a host can be pushed to, if it trusts the user or the signatures, and not be activated, unless the user is root.
+      '';
+    };
+
+    buildOn = mkOption {
+      type = types.str;
+      default = "operator";
+      description = ''
+        Where the system is built: `"operator"` is the machine that deploys, `"target"` the host itself, anything else the name of another host of the fleet.
+      '';
+      example = "builder-1";
+    };
+
+    substituteOnDestination = mkOption {
+      type = types.bool;
+      default = false;
+      description = ''
+        Whether the host first takes from its own binary caches what it is missing, and is sent the rest. Off, it is sent everything, which asks nothing of its way to the
+        internet; on is better behind a slow uplink.
+      '';
+    };
+
+    specialisation = mkOption {
+      type = types.nullOr fleetTypes.name;
+      default = null;
+      description = "The specialisation that is activated, one of `specialisation` in the host's NixOS configuration. Null is the system itself.";
+      example = "maintenance";
+    };
+  };
+}

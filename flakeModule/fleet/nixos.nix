@@ -1,0 +1,46 @@
+{ lib, ... }:
+let
+  inherit (lib) literalExpression mkOption types;
+in
+{
+  _class = "fleet";
+
+  options = {
+    nixos = mkOption {
+      type = types.deferredModule;
+      default = { };
+      description = ''
+        NixOS configuration of every host. Beside the usual module arguments its modules get `host` (this host's entry in `hosts`),
+        `hosts` (all entries), `nixosHosts` (the configurations of all hosts), `fleetLib`, `inputs`, `self`, and `inputs'` and `self'` for
+        this host's system.
+      '';
+      example = literalExpression ''
+        { host, ... }: {
+          services.openssh.enable = true;
+          users.motd = "This is ''${host.name}.";
+        }
+      '';
+    };
+
+    exportNixosConfigurations = mkOption {
+      type = types.bool;
+      default = true;
+      description = ''
+        Whether the hosts appear in the flake's `nixosConfigurations`, for nixos-rebuild and similar programs: as `<host>` for the fleet
+        `default`, as `<host>-<fleet>` for others.
+      '';
+    };
+
+    flakeCheck = mkOption {
+      type = types.enum [
+        "hosts"
+        "fleet"
+      ];
+      default = "hosts";
+      description = ''
+        What `nix flake check` evaluates: the fleet and the systems of all hosts, or the fleet alone. It evaluates all hosts in one process; for a
+        large fleet, `"fleet"` here and `nix run .#fleet -- check` do the same in several.
+      '';
+    };
+  };
+}

@@ -1,0 +1,19 @@
+/**
+  The pure functions of the flake module. They take `lib` and nothing else, do no input or output, and know no option
+  paths but those that they are told. Fleet modules and host modules get `public` as the module argument `fleetLib`.
+
+  Type:   { lib } -> { types, checks, plan, record, systems, names, public }
+*/
+{ lib }:
+let
+  names = import ./names.nix { inherit lib; };
+in
+{
+  inherit names;
+  types = import ./types.nix { inherit lib names; };
+  checks = import ./checks.nix { inherit lib names; };
+  plan = import ./plan.nix { inherit lib; };
+  record = import ./record.nix { inherit lib; };
+  systems = import ./systems.nix { inherit lib; };
+  public = import ./public.nix { inherit lib; };
+}

@@ -1,0 +1,80 @@
+# From the entries of a fleet to NixOS systems.
+{ lib }:
+let
+  inherit (lib) isAttrs mapAttrs;
+
+  describe =
+    value:
+    if !isAttrs value then
+      "a value of type ${builtins.typeOf value}"
+    else if value ? stdenv then
+      "a package set (import nixpkgs { … })"
+    else if value ? outPath && !(value ? lib) then
+      "an input without outputs (flake = false)"
+    else
+      "an attribute set without lib.nixosSystem";
+
+  checked =
+    option: value:
+    if isAttrs value && value ? lib && value.lib ? nixosSystem then
+      value
+    else
+      throw ''
+        ${option} must be a nixpkgs flake, but it is ${describe value}.
+        Give it the flake input itself: ${option} = inputs.nixpkgs;
+      '';
+in
+{
+  /**
+    The NixOS systems of a fleet, by host. Each is evaluated when it is looked at, and looking at one evaluates no other, except for what
+    its modules read from `nixosHosts`.
+
+    Type:   { fleet, config, hostArgs, inputsFor, selfFor } -> { <host> = NixosSystem }
+    Inputs:
+      fleet      the fleet's name, for messages
+      config     the evaluated configuration of the fleet's modules
+      hostArgs   module arguments that are the same for all hosts
+      inputsFor  system -> what host modules get as inputs'
+      selfFor    system -> what host modules get as self'
+  */
+  evaluate =
+    {
+      fleet,
+      config,
+      hostArgs,
+      inputsFor,
+      selfFor,
+    }:
+    let
+      systems = mapAttrs evaluateHost config.hosts;
+      nixosHosts = mapAttrs (_: system: system.config) systems;
+      evaluateHost =
+        name: host:
+        let
+          nixpkgs =
+            checked "fleetConfigurations.${fleet}.hosts.${name}.nixpkgs.buildUsing"
+              host.nixpkgs.buildUsing;
+        in
+        nixpkgs.lib.nixosSystem {
+          inherit (host) system;
+          # These are special arguments so that `imports` can depend on them.
+          specialArgs = hostArgs // {
+            inherit host nixosHosts;
+            inherit (config) hosts;
+            inputs' = inputsFor host.system;
+            self' = selfFor host.system;
+          };
+          modules = [
+            ../nixos
+            {
+              _file = ./systems.nix;
+              key = "${toString ./systems.nix}#overlays";
+              nixpkgs.overlays = config.nixpkgs.overlays ++ host.nixpkgs.overlays;
+            }
+            config.nixos
+            host.nixos
+          ];
+        };
+    in
+    systems;
+}

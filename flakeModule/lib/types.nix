@@ -1,0 +1,29 @@
+# Types of options. Each says in words what it wants, because the pattern alone helps nobody.
+{ lib, names }:
+let
+  inherit (lib) isFunction types;
+
+  matching = pattern: description: types.strMatching pattern // { inherit description; };
+in
+{
+  system = types.enum names.targetSystems;
+
+  tag = matching "[A-Za-z0-9_][A-Za-z0-9_./:+=-]{0,127}" "tag (letters, digits and _ . / : + = -)";
+
+  # The first character is restricted because addresses and users become arguments of programs.
+  address = matching "[A-Za-z0-9_:][A-Za-z0-9_.:%+-]*" "host name or IP address, without user, port or brackets";
+
+  user = matching "[A-Za-z0-9_][A-Za-z0-9_.@\\+$-]*" "user name";
+
+  jumpHost = matching "([A-Za-z0-9_][^@[:space:]]*@)?[A-Za-z0-9_:[][^@[:space:]]*" "[user@]host[:port]";
+
+  hostKey = matching "[a-z0-9][a-z0-9@.-]* [A-Za-z0-9+/]+=*( .*)?" "SSH public key, as \"ssh-ed25519 AAAA…\"";
+
+  ip = matching "[0-9a-fA-F.:]+(/[0-9]{1,3})?" "IP address, with or without a prefix length";
+
+  name = matching "[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}" "name (letters, digits and _ . -)";
+
+  overlay = types.addCheck types.raw isFunction // {
+    description = "overlay, a function final: prev: { … }";
+  };
+}
