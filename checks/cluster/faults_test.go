@@ -1,0 +1,300 @@
+//go:build cluster
+
+package cluster
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"fleet/checks/testbed/lab"
+)
+
+func TestAnEvaluationErrorStaysWithItsHost(t *testing.T) {
+	hosts := all("others go on")
+	hosts["beta"] = hostSpec{EvalError: true}
+	p := newProject(t, hosts)
+	p.deploy("switch").want(3, "beta", "this host is broken on purpose")
+	for _, name := range []string{"alpha", "gamma"} {
+		if got := content(t, shared.hosts[name]); got != "others go on on "+name {
+			t.Errorf("%s holds %q", name, got)
+		}
+	}
+}
+
+func TestAFailingBuildStaysWithItsHost(t *testing.T) {
+	hosts := all("built")
+	hosts["beta"] = hostSpec{BuildFails: true}
+	p := newProject(t, hosts)
+	p.deploy("switch").want(3, "beta", "line 7 does not compile", "nix log")
+	for _, name := range []string{"alpha", "gamma"} {
+		if got := content(t, shared.hosts[name]); got != "built on "+name {
+			t.Errorf("%s holds %q", name, got)
+		}
+	}
+}
+
+func TestFailFastStopsTheOthersBeforeTheyActivate(t *testing.T) {
+	hosts := all("must not arrive")
+	hosts["beta"] = hostSpec{EvalError: true}
+	for name, spec := range hosts {
+		if name != "beta" {
+			spec.BallastMiB = 64
+			hosts[name] = spec
+		}
+	}
+	p := newProject(t, hosts)
+	before := map[string]string{"alpha": content(t, shared.hosts["alpha"]), "gamma": content(t, shared.hosts["gamma"])}
+	p.deploy("switch", "--fail-fast").want(3, "beta")
+	for name, want := range before {
+		if got := content(t, shared.hosts[name]); got != want {
+			t.Errorf("%s holds %q, want still %q", name, got, want)
+		}
+	}
+}
+
+func TestAnUnreachableHostIsNamedAndOthersGoOn(t *testing.T) {
+	hosts := all("reachable")
+	hosts["nobody"] = hostSpec{Deploy: map[string]any{"address": lab.Subnet + ".99"}}
+	p := newProject(t, hosts)
+	p.deploy("switch").want(3, "nobody", lab.Subnet+".99")
+	if got := content(t, shared.hosts["alpha"]); got != "reachable on alpha" {
+		t.Errorf("alpha holds %q", got)
+	}
+}
+
+func TestAHostKeyIsNeverTrustedSilently(t *testing.T) {
+	h, err := shared.lab.Up(t.Context(), "fresh", lab.Spec{Address: lab.Subnet + ".33"}, func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hosts := map[string]hostSpec{"fresh": {Content: "pinned", Deploy: map[string]any{"address": h.Spec.Address}}}
+	p := newProject(t, hosts)
+	p.deploy("switch").want(3, "fresh", "SHA256:", "--accept-new-host-keys")
+	p.deploy("switch", "--accept-new-host-keys").want(0)
+	if state := p.sh(`cat "$1"/fleet-state/default/hosts/fresh.json`); !strings.Contains(state, "ssh-ed25519") || !strings.Contains(state, "accepted") {
+		t.Errorf("the key was not pinned: %s", state)
+	}
+	p.deploy("switch").want(0, "unchanged")
+
+	// A machine in the middle: another key answers at the same address.
+	if err := h.Remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if h, err = shared.lab.Up(t.Context(), "fresh", lab.Spec{Address: lab.Subnet + ".33"}, func(string) {}); err != nil {
+		t.Fatal(err)
+	}
+	defer h.Remove(t.Context())
+	p.deploy("switch", "--accept-new-host-keys").want(3, "fresh", "changed")
+	if got := on(t, h, "ls /nix/store | wc -l"); got != "0" {
+		t.Errorf("something was sent to a host with a changed key: %s paths", got)
+	}
+}
+
+func TestAHostWithoutNixIsRefusedBeforeAnythingIsSent(t *testing.T) {
+	h := boot(t, "nonix", lab.Spec{Address: lab.Subnet + ".34", NoNix: true})
+	p := newProject(t, map[string]hostSpec{"nonix": {Deploy: map[string]any{"address": h.Spec.Address}}})
+	p.deploy("switch").want(3, "nonix", "/nix/var/nix")
+	if got := on(t, h, "find /nix | wc -l"); got != "1" {
+		t.Errorf("something was left in /nix: %s", on(t, h, "find /nix"))
+	}
+}
+
+func TestAFullStoreIsReportedWithSizes(t *testing.T) {
+	h := boot(t, "small", lab.Spec{Address: lab.Subnet + ".35", StoreSize: "96m"})
+	p := newProject(t, map[string]hostSpec{"small": {BallastMiB: 120, Deploy: map[string]any{"address": h.Spec.Address}}})
+	p.deploy("switch").want(3, "small", "full")
+	p.write(map[string]hostSpec{"small": {Content: "fits", Deploy: map[string]any{"address": h.Spec.Address}}})
+	p.deploy("switch").want(0)
+	if got := content(t, h); got != "fits" {
+		t.Errorf("the host holds %q", got)
+	}
+}
+
+func TestAFailedUnitLeavesTheOldSystemAsTheBootDefault(t *testing.T) {
+	alpha := shared.hosts["alpha"]
+	p := newProject(t, map[string]hostSpec{"alpha": {Content: "good"}})
+	p.deploy("switch").want(0)
+	good := runs(t, alpha)
+	p.write(map[string]hostSpec{"alpha": {Content: "bad", UnitFails: true}})
+	p.deploy("switch").want(3, "cluster-test.service", "the unit is broken on purpose", "runs new, boots old")
+	if got := boots(t, alpha); got != good {
+		t.Errorf("boots %s, want still %s", got, good)
+	}
+	if got := on(t, alpha, "readlink -f /nix/var/nix/profiles/system"); got != good {
+		t.Errorf("the profile is %s, want still %s", got, good)
+	}
+	p.write(map[string]hostSpec{"alpha": {Content: "good"}})
+	p.deploy("switch").want(0)
+}
+
+func TestASecondOperatorIsToldWhoHoldsTheLock(t *testing.T) {
+	alpha := shared.hosts["alpha"]
+	p := newProject(t, map[string]hostSpec{"alpha": {Content: "slow", SlowSeconds: 8}})
+	p.deploy("push").want(0)
+	first := make(chan result, 1)
+	go func() { first <- p.deploy("switch") }()
+	waitFor(t, "the first operator's activation", func() bool {
+		_, err := alpha.Sh(t.Context(), "! flock --nonblock /run/fleet/lock true")
+		return err == nil
+	})
+	other := newProject(t, map[string]hostSpec{"alpha": {Content: "other"}})
+	other.dir = p.dir + "-other"
+	other.sh(`rm -rf "$1" && cp -r ` + baseProject + ` "$1"`)
+	other.write(map[string]hostSpec{"alpha": {Content: "other"}})
+	other.deploy("switch").want(6, "alpha", "root@operator")
+	(<-first).want(0)
+	if got := content(t, alpha); got != "slow" {
+		t.Errorf("alpha holds %q", got)
+	}
+}
+
+func TestInterruptBeforeActivationLeavesNothingBehind(t *testing.T) {
+	alpha := shared.hosts["alpha"]
+	p := newProject(t, map[string]hostSpec{"alpha": {Content: "never", BallastMiB: 200}})
+	p.deploy("build").want(0)
+	if err := alpha.Limit(t.Context(), "20mbit"); err != nil {
+		t.Fatal(err)
+	}
+	defer alpha.Limit(t.Context(), "")
+	before := content(t, alpha)
+	cmd := p.command(t.Context(), "/src/helper/bin/fleet-helper", "deploy", "switch", "--yes")
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the push", func() bool { return processes(t, alpha, "fleet-helper attach") > 0 })
+	time.Sleep(2 * time.Second) // into the middle of 200 MiB at 20 Mbit/s
+	interrupt(t)
+	_ = cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 130 {
+		t.Errorf("exit code %d, want 130\n%s", code, out.String())
+	}
+	waitFor(t, "no process of ours on the host", func() bool { return processes(t, alpha, "fleet-helper") == 0 })
+	if n := processes(t, shared.operator.Host, "fleet-helper|ssh |nix"); n != 0 {
+		t.Errorf("%d processes are left on the operator's machine", n)
+	}
+	if got := content(t, alpha); got != before {
+		t.Errorf("alpha holds %q, want still %q", got, before)
+	}
+}
+
+func TestInterruptDuringActivationDetaches(t *testing.T) {
+	alpha := shared.hosts["alpha"]
+	p := newProject(t, map[string]hostSpec{"alpha": {Content: "detached", SlowSeconds: 6}})
+	p.deploy("push").want(0)
+	cmd := p.command(t.Context(), "/src/helper/bin/fleet-helper", "deploy", "switch", "--yes")
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the activation", func() bool {
+		_, err := alpha.Sh(t.Context(), "! flock --nonblock /run/fleet/lock true")
+		return err == nil
+	})
+	interrupt(t)
+	_ = cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 130 {
+		t.Errorf("exit code %d, want 130\n%s", code, out.String())
+	}
+	if !strings.Contains(out.String(), "attach alpha") {
+		t.Errorf("the command that attaches is not printed:\n%s", out.String())
+	}
+	p.fleet("attach", "alpha").want(0)
+	if got := content(t, alpha); got != "detached" {
+		t.Errorf("alpha holds %q", got)
+	}
+	if runs(t, alpha) != boots(t, alpha) {
+		t.Errorf("runs %s, boots %s", runs(t, alpha), boots(t, alpha))
+	}
+}
+
+func TestAKilledOperatorDoesNotStopTheActivation(t *testing.T) {
+	alpha := shared.hosts["alpha"]
+	p := newProject(t, map[string]hostSpec{"alpha": {Content: "orphaned", SlowSeconds: 5}})
+	p.deploy("push").want(0)
+	cmd := p.command(t.Context(), "/src/helper/bin/fleet-helper", "deploy", "switch", "--yes")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the activation", func() bool {
+		_, err := alpha.Sh(t.Context(), "! flock --nonblock /run/fleet/lock true")
+		return err == nil
+	})
+	on(t, shared.operator.Host, "pkill --signal KILL --exact fleet-helper")
+	_ = cmd.Wait()
+	waitFor(t, "the end of the activation", func() bool {
+		_, err := alpha.Sh(t.Context(), "flock --nonblock /run/fleet/lock true")
+		return err == nil
+	})
+	if got := content(t, alpha); got != "orphaned" || runs(t, alpha) != boots(t, alpha) {
+		t.Errorf("alpha holds %q, runs %s, boots %s", got, runs(t, alpha), boots(t, alpha))
+	}
+}
+
+func TestAPushGoesOnAfterTheLinkWasCut(t *testing.T) {
+	alpha := shared.hosts["alpha"]
+	p := newProject(t, map[string]hostSpec{"alpha": {Content: "after the cut", BallastMiB: 40}})
+	p.deploy("build").want(0)
+	if err := alpha.Limit(t.Context(), "40mbit"); err != nil {
+		t.Fatal(err)
+	}
+	defer alpha.Limit(t.Context(), "")
+	done := make(chan result, 1)
+	go func() { done <- p.deploy("switch") }()
+	waitFor(t, "the push", func() bool { return processes(t, alpha, "fleet-helper attach") > 0 })
+	time.Sleep(2 * time.Second)
+	// Both ends of the connection die at once, as after a change of network.
+	on(t, alpha, "pkill --signal KILL --full 'sshd-session|sshd: root@'")
+	(<-done).want(0)
+	if got := content(t, alpha); got != "after the cut" {
+		t.Errorf("alpha holds %q", got)
+	}
+}
+
+func TestTheActivationIsFollowedThroughALostLink(t *testing.T) {
+	alpha := shared.hosts["alpha"]
+	p := newProject(t, map[string]hostSpec{"alpha": {Content: "through the cut", SlowSeconds: 8}})
+	p.deploy("push").want(0)
+	done := make(chan result, 1)
+	go func() { done <- p.deploy("switch") }()
+	waitFor(t, "the activation", func() bool {
+		_, err := alpha.Sh(t.Context(), "! flock --nonblock /run/fleet/lock true")
+		return err == nil
+	})
+	on(t, alpha, "pkill --signal KILL --full 'sshd-session|sshd: root@'")
+	(<-done).want(0)
+	if got := content(t, alpha); got != "through the cut" {
+		t.Errorf("alpha holds %q", got)
+	}
+}
+
+// processes counts the processes whose command line matches.
+func processes(t *testing.T, h *lab.Host, pattern string) int {
+	t.Helper()
+	out := on(t, h, "pgrep --full --list-full '"+pattern+"' | grep -v pgrep || true")
+	if out == "" {
+		return 0
+	}
+	return strings.Count(out, "\n") + 1
+}
+
+// interrupt is Ctrl-C for the helper that runs on the operator's machine.
+func interrupt(t *testing.T) {
+	t.Helper()
+	on(t, shared.operator.Host, "pkill --signal INT --exact fleet-helper")
+}
+
+// waitFor polls what another machine shows; there is no event to wait for across its kernel's boundary.
+func waitFor(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(60 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited a minute for %s", what)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
