@@ -22,7 +22,9 @@ let
     optional
     ;
 
-  names = attrNames hosts;
+  allNames = attrNames hosts;
+  # A name that is none is also a bad address, and the name is what has to be said.
+  names = filter fleetNames.isHostName allNames;
   entry = name: "hosts.${fleetNames.attr name}";
 
   failing = id: ignorable: message: {
@@ -143,7 +145,7 @@ in
   _class = "fleet";
 
   checks = listToAttrs (
-    map invalidName (filter (name: !fleetNames.isHostName name) names)
+    map invalidName (filter (name: !fleetNames.isHostName name) allNames)
     ++ map noSystem (filter (name: !hosts.${name}.systemIsSet) names)
     ++ map duplicate (filter (group: length group > 1) (attrValues (groupBy place names)))
     ++ concatMap (
