@@ -1,0 +1,135 @@
+# systemd.<kind>: real unit files, in the toplevel at etc/systemd/system.
+{ lib, config, pkgs, ... }:
+let
+  inherit (lib) concatMapStrings concatStringsSep escapeShellArg mapAttrsToList mkIf mkMerge mkOption optionalAttrs optionalString types;
+  option = type: default: mkOption { inherit type default; description = "As in NixOS."; };
+  strings = option (types.listOf types.str) [ ];
+  scalar = types.nullOr (types.oneOf [ types.bool types.int types.float types.str types.path types.package ]);
+  section = option (types.attrsOf (types.either scalar (types.listOf scalar))) { };
+  relations = {
+    after = "After"; before = "Before"; requires = "Requires"; wants = "Wants"; bindsTo = "BindsTo"; partOf = "PartOf";
+    conflicts = "Conflicts"; requisite = "Requisite"; onFailure = "OnFailure"; onSuccess = "OnSuccess"; upholds = "Upholds"; documentation = "Documentation";
+  };
+
+  common = {
+    options = lib.mapAttrs (_: _: strings) relations // {
+      enable = option types.bool true;
+      description = option types.str "";
+      unitConfig = section;
+      wantedBy = strings;
+      requiredBy = strings;
+      aliases = strings;
+      restartTriggers = option (types.listOf types.unspecified) [ ];
+      reloadTriggers = option (types.listOf types.unspecified) [ ];
+      stopIfChanged = option types.bool true;
+      restartIfChanged = option types.bool true;
+      reloadIfChanged = option types.bool false;
+      startLimitBurst = option (types.nullOr types.int) null;
+      startLimitIntervalSec = option (types.nullOr types.int) null;
+    };
+  };
+  service = { name, config, ... }: {
+    options = {
+      serviceConfig = section;
+      environment = option (types.attrsOf (types.nullOr (types.oneOf [ types.str types.path types.package types.int ]))) { };
+      path = option (types.listOf (types.oneOf [ types.package types.str ])) [ ];
+      script = option types.lines "";
+      scriptArgs = option types.str "";
+      preStart = option types.lines "";
+      postStart = option types.lines "";
+      preStop = option types.lines "";
+      postStop = option types.lines "";
+      reload = option types.lines "";
+      startAt = option (types.coercedTo types.str lib.singleton (types.listOf types.str)) [ ];
+      enableDefaultPath = option types.bool true;
+    };
+    config.serviceConfig =
+      let
+        run = what: text: lib.optionalAttrs (text != "") {
+          ${what} = "${pkgs.writeShellScript "unit-script-${lib.sanitizeDerivationName name}-${what}" "set -e\n${text}"}" + optionalString (what == "ExecStart" && config.scriptArgs != "") " ${config.scriptArgs}";
+        };
+      in
+      mkMerge [
+        (run "ExecStart" config.script)
+        (run "ExecStartPre" config.preStart)
+        (run "ExecStartPost" config.postStart)
+        (run "ExecStop" config.preStop)
+        (run "ExecStopPost" config.postStop)
+        (run "ExecReload" config.reload)
+      ];
+  };
+  with' = name: optionalAttrs (name != null) { options.${name} = section; };
+  kinds = { services = "Service"; timers = "Timer"; sockets = "Socket"; paths = "Path"; mounts = "Mount"; slices = "Slice"; targets = null; };
+  configOf = { services = null; targets = null; timers = "timerConfig"; sockets = "socketConfig"; paths = "pathConfig"; mounts = "mountConfig"; slices = "sliceConfig"; };
+
+  show = v: if v == true then "true" else if v == false then "false" else toString v;
+  assignments = attrs: lib.concatStrings (mapAttrsToList
+    (n: v: concatMapStrings (x: "${n}=${show x}\n") (lib.filter (x: x != null) (lib.toList v)))
+    attrs);
+  heading = name: attrs: optionalString (attrs != { }) "[${name}]\n${assignments attrs}\n";
+  unitSection = u: lib.filterAttrs (_: v: v != [ ]) (lib.mapAttrs' (n: key: lib.nameValuePair key (lib.optional (u.${n} != [ ]) (toString u.${n}))) relations)
+    // optionalAttrs (u.description != "") { Description = u.description; }
+    // optionalAttrs (u.restartTriggers != [ ]) { X-Restart-Triggers = "${pkgs.writeText "X-Restart-Triggers" (concatStringsSep "\n" (map (x: builtins.toJSON x) u.restartTriggers))}"; }
+    // optionalAttrs (u.reloadTriggers != [ ]) { X-Reload-Triggers = "${pkgs.writeText "X-Reload-Triggers" (concatStringsSep "\n" (map (x: builtins.toJSON x) u.reloadTriggers))}"; }
+    // optionalAttrs (u.startLimitBurst != null) { StartLimitBurst = u.startLimitBurst; }
+    // optionalAttrs (u.startLimitIntervalSec != null) { StartLimitIntervalSec = u.startLimitIntervalSec; }
+    // u.unitConfig;
+  serviceSection = u:
+    let
+      path = concatStringsSep ":" (map (p: "${p}/bin") u.path ++ lib.optional u.enableDefaultPath "/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+      variables = { PATH = path; } // u.environment;
+    in
+    { Environment = mapAttrsToList (n: v: builtins.toJSON "${n}=${toString v}") (lib.filterAttrs (_: v: v != null) variables); }
+    // optionalAttrs u.reloadIfChanged { X-ReloadIfChanged = true; }
+    // optionalAttrs (!u.restartIfChanged) { X-RestartIfChanged = false; }
+    // optionalAttrs (!u.stopIfChanged) { X-StopIfChanged = false; }
+    // u.serviceConfig;
+  textOf = kind: u: heading "Unit" (unitSection u) + (
+    if kind == "services" then heading "Service" (serviceSection u)
+    else if configOf.${kind} == null then ""
+    else heading kinds.${kind} u.${configOf.${kind}});
+  suffixOf = kind: lib.removeSuffix "s" kind;
+  asUnits = kind: lib.mapAttrs' (name: u: lib.nameValuePair "${name}.${suffixOf kind}" {
+    inherit (u) enable wantedBy requiredBy aliases;
+    text = textOf kind u;
+  });
+
+  installUnit = name: u:
+    let
+      file = escapeShellArg name;
+      link = dir: target: "mkdir -p ${escapeShellArg "${target}.${dir}"} && ln -s ../${file} ${escapeShellArg "${target}.${dir}"}/${file}\n";
+    in
+    if !u.enable then "ln -s /dev/null ${file}\n"
+    else "ln -s ${u.unit}/${name} ${file}\n" + concatMapStrings (link "wants") u.wantedBy + concatMapStrings (link "requires") u.requiredBy
+      + concatMapStrings (a: "ln -s ${file} ${escapeShellArg a}\n") u.aliases;
+in
+{
+  options.systemd = lib.mapAttrs (kind: _: option (types.attrsOf (types.submodule (
+    [ common (with' configOf.${kind}) ] ++ lib.optional (kind == "services") service
+  ))) { }) kinds // {
+    units = option (types.attrsOf (types.submodule ({ name, config, ... }: {
+      options = {
+        enable = option types.bool true;
+        text = option (types.nullOr types.str) null;
+        wantedBy = strings;
+        requiredBy = strings;
+        aliases = strings;
+        unit = mkOption { type = types.package; internal = true; description = "A folder with the unit's file."; };
+      };
+      config.unit = lib.mkDefault (pkgs.writeTextFile { name = "unit-${lib.sanitizeDerivationName name}"; destination = "/${name}"; inherit (config) text; });
+    }))) { };
+    tmpfiles.rules = strings;
+    user = option types.raw { };
+    network = option types.raw { };
+    settings = option types.raw { };
+    coredump = option types.raw { };
+  };
+  config = {
+    systemd.units = mkMerge (mapAttrsToList asUnits (lib.getAttrs (lib.attrNames kinds) config.systemd));
+    systemd.timers = lib.mapAttrs (_: s: { wantedBy = [ "timers.target" ]; timerConfig.OnCalendar = s.startAt; })
+      (lib.filterAttrs (_: s: s.enable && s.startAt != [ ]) config.systemd.services);
+    environment.etc."systemd/system".source = pkgs.runCommand "system-units" { } (
+      "mkdir -p \"$out\" && cd \"$out\"\n" + lib.concatStrings (mapAttrsToList installUnit config.systemd.units));
+    environment.etc."tmpfiles.d/00-nixos.conf" = mkIf (config.systemd.tmpfiles.rules != [ ]) { text = concatStringsSep "\n" config.systemd.tmpfiles.rules + "\n"; };
+  };
+}
