@@ -42,6 +42,8 @@ type Ready struct {
 	Socket string `json:"socket"`
 	// Token is the session's secret, for [Hello].
 	Token string `json:"token"`
+	// PID is the agent's process, for people.
+	PID int `json:"pid,omitempty"`
 }
 
 // PathData is the Data of an [Error] that concerns one store path: with [CodeCorrupt], [CodeNotTrusted], [CodeStoreFull] and [CodeNotFound].
