@@ -1,0 +1,305 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/cpu"
+
+	"fleet/closure/run"
+)
+
+// Timeouts bound every wait of a transport. Zero fields take the defaults.
+type Timeouts struct {
+	// Connect bounds reaching a server, and then once more the handshake with it and the login; default 15 s. The
+	// time in which a person is asked for a passphrase does not count. The user's ConnectTimeout wins over it.
+	Connect time.Duration
+	// Channel bounds the opening of a channel; default 15 s.
+	Channel time.Duration
+	// Keepalive is the silence after which the server is asked for a sign of life; default 5 s.
+	// The user's ServerAliveInterval wins over it where it is not 0.
+	Keepalive time.Duration
+	// KeepaliveCount is how many such requests stay unanswered before the connection is given up; default 3.
+	KeepaliveCount int
+}
+
+func (t Timeouts) withDefaults() Timeouts {
+	if t.Connect <= 0 {
+		t.Connect = 15 * time.Second
+	}
+	if t.Channel <= 0 {
+		t.Channel = 15 * time.Second
+	}
+	if t.Keepalive <= 0 {
+		t.Keepalive = 5 * time.Second
+	}
+	if t.KeepaliveCount <= 0 {
+		t.KeepaliveCount = 3
+	}
+	return t
+}
+
+// forHost lets the user's ssh configuration win.
+func (t Timeouts) forHost(s *settings) Timeouts {
+	if s.connectTimeout > 0 {
+		t.Connect = s.connectTimeout
+	}
+	if s.aliveInterval > 0 {
+		t.Keepalive = s.aliveInterval
+		if s.aliveCount > 0 {
+			t.KeepaliveCount = s.aliveCount
+		}
+	}
+	return t
+}
+
+// NativeOptions configure [NewNative]. All zero values are usable.
+type NativeOptions struct {
+	// Runner starts `ssh -G`, ProxyCommands and getent; nil means closure/run.
+	Runner run.Runner
+	// ConfigFile is an ssh_config file to use in place of the user's and the system's, as `ssh -F` does.
+	ConfigFile string
+	// Prompt asks a person for the passphrase of a key; the question names the file. Only one question is open
+	// at a time. Nil means that nobody can be asked: encrypted keys are then used through an agent only.
+	Prompt func(ctx context.Context, prompt string) ([]byte, error)
+	// RecordHostKey keeps a key that was accepted because of [Target.AcceptNewHostKey]; address is
+	// host:port. Where it fails, the connection is closed. It is called from several goroutines.
+	RecordHostKey func(host, address, key string, provenance Provenance) error
+	// Banner receives what a server says before the login: at most 4 KiB, free of escape codes. May be nil.
+	Banner func(host, text string)
+	// Timeouts bound every wait.
+	Timeouts Timeouts
+}
+
+type native struct {
+	options  NativeOptions
+	resolver *resolver
+	keyring  *keyring
+	ciphers  []string
+}
+
+// NewNative returns a dialer that speaks SSH itself. How a host is reached is what the user's ssh would do, asked from `ssh -G`
+// where OpenSSH is installed; else ssh's defaults hold. It logs in with keys: those of an agent, key files, and user
+// certificates. FIDO key files, PKCS#11, GSSAPI, passwords and KnownHostsCommand need [NewOpenSSH].
+func NewNative(options NativeOptions) Dialer {
+	if options.Runner == nil {
+		options.Runner = run.RunnerFunc(run.Run)
+	}
+	options.Timeouts = options.Timeouts.withDefaults()
+	return &native{
+		options:  options,
+		resolver: &resolver{runner: options.Runner, configFile: options.ConfigFile, operator: currentOperator()},
+		keyring:  newKeyring(options.Prompt),
+		ciphers:  preferredCiphers(),
+	}
+}
+
+// preferredCiphers puts AES-GCM first where the processor has instructions for it: three times as fast as ChaCha20 then.
+func preferredCiphers() []string {
+	list := ssh.SupportedAlgorithms().Ciphers
+	if cpu.X86.HasAES || cpu.ARM64.HasAES || cpu.S390X.HasAES {
+		return list
+	}
+	fast := slices.Index(list, ssh.CipherChaCha20Poly1305)
+	return append([]string{list[fast]}, slices.Delete(slices.Clone(list), fast, fast+1)...)
+}
+
+// slowHuman is how long a person may take to type before servers lose their patience (sshd's LoginGraceTime is 120 s).
+const slowHuman = 20 * time.Second
+
+// Dial implements [Dialer].
+func (d *native) Dial(ctx context.Context, target Target) (Conn, error) {
+	pins, err := parsePins(target.HostKeys)
+	if err != nil {
+		return nil, &ConfigError{Host: target.Host, Address: target.Address, Err: err, Remedy: "set deploy.hostKeys to lines as `ssh-keyscan` prints them, without the name"}
+	}
+	hops, err := d.resolver.route(ctx, target)
+	if err != nil {
+		return nil, err
+	}
+	conn, waited, err := d.connect(ctx, target, hops, pins)
+	var closed *LostError
+	if waited > slowHuman && ctx.Err() == nil && errors.As(err, &closed) {
+		// The passphrase is known now.
+		conn, _, err = d.connect(ctx, target, hops, pins)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
+}
+
+// connect logs in to one hop after the other.
+func (d *native) connect(ctx context.Context, target Target, hops []settings, pins []ssh.PublicKey) (_ *sshConn, waited time.Duration, err error) {
+	var last *sshConn
+	for i := range hops {
+		h := &hop{settings: &hops[i], host: target.Host, timeouts: d.options.Timeouts.forHost(&hops[i])}
+		if h.final = i == len(hops)-1; h.final {
+			h.pins, h.acceptNew = pins, target.AcceptNewHostKey
+		}
+		next, took, err := d.login(ctx, h, last)
+		waited += took
+		if err != nil {
+			if last != nil {
+				_ = last.Close()
+			}
+			return nil, waited, err
+		}
+		last = next
+	}
+	return last, waited, nil
+}
+
+// hop is one server on the way, with what decides about it.
+type hop struct {
+	*settings
+	host      string
+	final     bool
+	pins      []ssh.PublicKey
+	acceptNew bool
+	timeouts  Timeouts
+}
+
+// login reaches one server and authenticates both sides. The new connection owns the one that it goes through.
+func (d *native) login(ctx context.Context, h *hop, through *sshConn) (_ *sshConn, waited time.Duration, err error) {
+	policy, err := d.hostKeyPolicy(h)
+	if err != nil {
+		return nil, 0, err
+	}
+	link, err := d.reach(ctx, h, through)
+	if err != nil {
+		return nil, 0, err
+	}
+	conn, waited, err := d.handshake(ctx, h, policy, link)
+	if err != nil {
+		_ = link.Close()
+		return nil, waited, err
+	}
+	if through != nil {
+		conn.onClose(func() { _ = through.Close() })
+	}
+	if policy.provenance == ProvenanceAccepted && d.options.RecordHostKey != nil {
+		if err := d.options.RecordHostKey(h.host, h.address(), keyText(policy.key), ProvenanceAccepted); err != nil {
+			_ = conn.Close()
+			return nil, waited, &ConfigError{Host: h.host, Address: h.address(), Err: fmt.Errorf("record the new host key: %w", err)}
+		}
+	}
+	return conn, waited, nil
+}
+
+func (d *native) hostKeyPolicy(h *hop) (*hostKeyPolicy, error) {
+	files, err := d.resolver.operator.knownHostsFiles(h.settings)
+	if err == nil {
+		var known knownHosts
+		if known, err = loadKnownHosts(files); err == nil {
+			return &hostKeyPolicy{
+				host: h.host, address: h.address(), name: h.keyName(), pins: h.pins, known: known, acceptNew: h.acceptNew,
+				command: h.knownHostsCommand != "",
+			}, nil
+		}
+	}
+	return nil, &ConfigError{Host: h.host, Address: h.address(), Err: fmt.Errorf("read known hosts: %w", err), Remedy: "mend or remove the known_hosts file"}
+}
+
+// handshake turns a byte stream into a connection.
+func (d *native) handshake(ctx context.Context, h *hop, policy *hostKeyPolicy, link net.Conn) (*sshConn, time.Duration, error) {
+	active := &activeConn{Conn: link}
+	dog := newWatchdog(h.timeouts.Connect, func() { _ = link.Close() })
+	defer dog.stop()
+	defer context.AfterFunc(ctx, func() { _ = link.Close() })()
+	auth := newAuthenticator(ctx, d.resolver.operator, d.keyring, h.settings, dog.human)
+	defer auth.close()
+
+	c, channels, requests, err := ssh.NewClientConn(active, h.keyName(), d.clientConfig(h, policy, auth))
+	if ctx.Err() != nil {
+		if err == nil {
+			go ssh.DiscardRequests(requests)
+			_ = c.Close()
+		}
+		return nil, dog.waitedForHuman(), dialContextError(ctx, h)
+	}
+	if err != nil {
+		return nil, dog.waitedForHuman(), h.handshakeError(err, policy, auth, active, dog)
+	}
+	conn := newSSHConn(h.host, h.address(), h.timeouts, active, ssh.NewClient(c, channels, requests))
+	conn.user, conn.hostKey, conn.provenance = h.user, keyText(policy.key), policy.provenance
+	go conn.keepalive()
+	return conn, dog.waitedForHuman(), nil
+}
+
+func (d *native) clientConfig(h *hop, policy *hostKeyPolicy, auth *authenticator) *ssh.ClientConfig {
+	config := &ssh.ClientConfig{
+		User:              h.user,
+		HostKeyCallback:   policy.check,
+		HostKeyAlgorithms: policy.algorithms(h.algorithms.hostKeys),
+		AuthCallback:      auth.method,
+		BannerCallback: func(text string) error {
+			if d.options.Banner != nil {
+				d.options.Banner(h.host, cleanLines(text, maxBanner))
+			}
+			return nil
+		},
+	}
+	supported := ssh.SupportedAlgorithms()
+	config.Ciphers = onlySupported(h.algorithms.ciphers, d.ciphers)
+	config.MACs = onlySupported(h.algorithms.macs, supported.MACs)
+	config.KeyExchanges = onlySupported(h.algorithms.kex, supported.KeyExchanges)
+	return config
+}
+
+// maxBanner bounds what is passed on of a login banner, in bytes.
+const maxBanner = 4096
+
+// onlySupported keeps the user's choice and order as far as we have the algorithms, and ours where there is no choice.
+func onlySupported(chosen, ours []string) []string {
+	var out []string
+	for _, name := range chosen {
+		if slices.Contains(ours, name) {
+			out = append(out, name)
+		}
+	}
+	if len(out) == 0 {
+		return ours
+	}
+	return out
+}
+
+// handshakeError tells which step of the handshake went wrong.
+func (h *hop) handshakeError(err error, policy *hostKeyPolicy, auth *authenticator, link *activeConn, dog *watchdog) error {
+	var negotiation *ssh.AlgorithmNegotiationError
+	switch {
+	case policy.err != nil:
+		return policy.err
+	case dog.fired.Load():
+		stage := "the SSH handshake"
+		if auth.began {
+			stage = "the login"
+		}
+		return &UnreachableError{Host: h.host, Address: h.address(), Kind: UnreachableTimeout,
+			Err: fmt.Errorf("%s did not end within %v", stage, h.timeouts.Connect)}
+	case auth.began && !link.broken():
+		return &AuthError{Host: h.host, Address: h.address(), User: h.user, Methods: auth.methods, Offered: auth.offered, Skipped: auth.skipped, Err: err}
+	case auth.began:
+		return &LostError{Host: h.host, Address: h.address(), Err: fmt.Errorf("during the login: %w", err)}
+	case errors.As(err, &negotiation), !link.broken():
+		return &UnreachableError{Host: h.host, Address: h.address(), Kind: UnreachableProtocol, Err: err}
+	}
+	kind := UnreachableClosed
+	if h.proxyCommand != "" {
+		kind = UnreachableProxy
+	}
+	return &UnreachableError{Host: h.host, Address: h.address(), Kind: kind, Err: fmt.Errorf("connection closed during the SSH handshake: %w", err)}
+}
+
+// dialContextError is what a dial ends with when its context has.
+func dialContextError(ctx context.Context, h *hop) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return &UnreachableError{Host: h.host, Address: h.address(), Kind: UnreachableTimeout, Err: ctx.Err()}
+	}
+	return fmt.Errorf("dial host %q: %w", h.host, ctx.Err())
+}
