@@ -43,11 +43,11 @@ let
     };
   };
 
-  platform = platforms.${target};
+  platform = if target == null then { } else platforms.${target};
 
   # go.mod needs Go 1.26. A nixpkgs whose default is newer is as good as one that has 1.26 beside an older default.
   build =
-    if lib.versionAtLeast (pkgs.go.version or "0") "1.26" then
+    if lib.versionAtLeast (pkgs.go.version or "1.26") "1.26" then
       pkgs.buildGoModule
     else
       pkgs.buildGo126Module or (throw ''
@@ -64,7 +64,9 @@ build {
   vendorHash = import ./vendor-hash.nix;
   subPackages = [ "cmd/fleet-helper" ];
 
-  env.CGO_ENABLED = "0";
+  env = platform // {
+    CGO_ENABLED = "0";
+  };
   # buildGoModule adds -trimpath by itself.
   ldflags = [
     "-s"
@@ -72,13 +74,11 @@ build {
     "-X main.version=${version}"
   ];
 
-  # The builder sets these for its own platform after it has read the attributes of the derivation.
-  preBuild = lib.optionalString (target != null) (
-    lib.concatStrings (
-      lib.mapAttrsToList (name: value: ''
-        export ${name}=${value}
-      '') platform
-    )
+  # Some releases of buildGoModule put their own platform over what env says.
+  preBuild = lib.concatStrings (
+    lib.mapAttrsToList (name: value: ''
+      export ${name}=${value}
+    '') platform
   );
   # Go puts a binary for another platform one folder deeper.
   postBuild = lib.optionalString (target != null) ''

@@ -13,10 +13,7 @@
   nixpkgsDir ? null,
 }:
 let
-  flakes = import ./flakes.nix {
-    libDir = /. + libDir;
-    flakePartsDir = /. + flakePartsDir;
-  };
+  flakes = import ./flakes.nix { inherit libDir flakePartsDir; };
   inherit (flakes) lib flake-parts callFleet;
 
   tinyNixpkgs = import ./tiny-nixpkgs.nix { inherit lib; };

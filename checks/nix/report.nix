@@ -19,7 +19,7 @@
 let
   topics = import ./. {
     inherit libDir flakePartsDir;
-    nixpkgsDir = if nixpkgsDir == "" then null else /. + nixpkgsDir;
+    nixpkgsDir = if nixpkgsDir == "" then null else nixpkgsDir;
   };
 
   all = builtins.listToAttrs (

@@ -175,21 +175,17 @@ in
     network.internalIps = [ "example.org" ];
   });
   testAMisspelledOption = error "option .*hosts\\.a\\.deploy\\.adress.* does not exist" (host { deploy.adress = "x"; });
-  testAnOverlayIsAFunction = error "overlay, a function final: prev:" {
-    nixpkgs.overlays = [ { } ];
-    hosts.a.system = x86;
-    # Plans do not look at overlays.
-    warnings = [ "see nixos" ];
-    checks.look = {
-      assertion = true;
-    };
-  }
-  // {
+  # Plans do not look at overlays, records do.
+  testAnOverlayIsAFunction = {
     expr =
       (mkFleet {
         nixpkgs.overlays = [ { } ];
         hosts.a.system = x86;
       }).hosts.a.record;
+    expectedError = {
+      type = "ThrownError";
+      msg = "overlay, a function final: prev:";
+    };
   };
 
   testANameOfAFleetIsChecked = {
