@@ -38,8 +38,8 @@ in
       ];
       default = "hosts";
       description = ''
-        What `nix flake check` evaluates: the fleet and the systems of all hosts, or the fleet alone. It evaluates all hosts in one process; for a
-        large fleet, `"fleet"` here and `nix run .#fleet -- check` do the same in several.
+        What `nix flake check` evaluates: the fleet and the systems of all hosts, or the fleet alone. The check evaluates
+        all hosts in one process, which takes memory with a large fleet; a deployment evaluates the hosts in any case.
       '';
     };
   };

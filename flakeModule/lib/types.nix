@@ -13,6 +13,10 @@ in
   # The first character is restricted because addresses and users become arguments of programs.
   address = matching "[A-Za-z0-9_:][A-Za-z0-9_.:%+-]*" "host name or IP address, without user, port or brackets";
 
+  port = types.addCheck types.port (port: port > 0) // {
+    description = "port, from 1 to 65535";
+  };
+
   user = matching "[A-Za-z0-9_][A-Za-z0-9_.@\\+$-]*" "user name";
 
   jumpHost = matching "([A-Za-z0-9_][^@[:space:]]*@)?[A-Za-z0-9_:[][^@[:space:]]*" "[user@]host[:port]";

@@ -163,6 +163,7 @@ in
   testAnAddressHasNoUser = error "hosts\\.a\\.deploy\\.address.*without user, port or brackets" (host {
     deploy.address = "root@a";
   });
+  testAPortIsNotZero = error "hosts\\.a\\.deploy\\.port.*port, from 1 to 65535" (host { deploy.port = 0; });
   testAUserIsNoOption = error "hosts\\.a\\.deploy\\.user.*user name" (host { deploy.user = "-l"; });
   testAJumpHostIsNoOption = error "hosts\\.a\\.deploy\\.jumpHosts.*\\[user@\\]host" (host {
     deploy.jumpHosts = [ "-oProxyCommand=x" ];

@@ -216,6 +216,11 @@ in
     expected = { };
   };
 
+  testTheReferenceOfOptionsIsTheOneInDocs = {
+    expr = import ../options-doc.nix { inherit lib; } user.fleetConfigurations.default.options;
+    expected = builtins.readFile ../../../docs/reference/options.md;
+  };
+
   testEveryOptionHasADescription = {
     expr =
       let

@@ -19,7 +19,7 @@ in
     };
 
     port = mkOption {
-      type = types.nullOr types.port;
+      type = types.nullOr fleetTypes.port;
       default = null;
       description = "The SSH port. Null leaves it to your ssh configuration.";
       example = 2222;
@@ -47,7 +47,7 @@ in
       description = ''
         The host's public SSH keys. Where they are given, no other key is accepted. Where the list is empty, your known_hosts decides.
       '';
-      example = [ "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ7o0mB9aU5sJ3pY7vQ3mJp6n1oGm0Yx1fZ0wGq8kq0f" ];
+      example = [ "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIgrguf0j0bYr/iFlaMwtqoU7iMcq0jM9Rgi8mSkslLs" ];
     };
 
     transport = mkOption {
