@@ -4,7 +4,8 @@ let
   inherit (lib) mkOption types;
   transposed = name: description: type: default:
     flake-parts-lib.mkTransposedPerSystemModule { inherit name; file = ./outputs.nix; option = mkOption { inherit type default description; }; };
-  program = types.coercedTo types.package lib.getExe types.str;
+  # A path of the store is a package to types.package, and a program here.
+  program = types.coercedTo (types.package // { check = lib.isDerivation; }) lib.getExe types.str;
   app = types.submodule {
     options = {
       type = mkOption { type = types.enum [ "app" ]; default = "app"; description = "The only kind of app there is."; };
