@@ -158,18 +158,21 @@ in
           );
       in
       {
-        top = lib.subtractLists [ "secretsgen" ] (lib.attrNames (builtins.readDir src));
+        other = lib.subtractLists [
+          "closure"
+          "cmd"
+          "evaluator"
+          "go.mod"
+          "go.sum"
+          "push"
+          "secretsgen"
+        ] (lib.attrNames (builtins.readDir src));
+        module = builtins.pathExists "${src}/go.mod";
         tests = lib.filter (lib.hasSuffix "_test.go") (files src);
       };
     expected = {
-      top = [
-        "closure"
-        "cmd"
-        "evaluator"
-        "go.mod"
-        "go.sum"
-        "push"
-      ];
+      other = [ ];
+      module = true;
       tests = [ ];
     };
   };
