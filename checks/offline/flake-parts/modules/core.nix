@@ -72,6 +72,7 @@ in
   };
 
   config = {
+    perSystem = { };
     allSystems = genAttrs config.systems config.perSystem;
     processedFlake = config.flake;
     perInput = system: flake: mapAttrs (name: _: flake.${name}.${system}) config.transposition;

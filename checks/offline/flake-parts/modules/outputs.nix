@@ -42,5 +42,8 @@ in
       description = "Overlays.";
     };
   };
-  config.flake.formatter = lib.mapAttrs (_: s: s.formatter) (lib.filterAttrs (_: s: s.formatter != null) config.allSystems);
+  # As with the real one, a formatter for some systems only is an error for the others.
+  config.flake.formatter = lib.optionalAttrs (lib.any (s: s.formatter != null) (lib.attrValues config.allSystems)) (lib.mapAttrs
+    (system: s: if s.formatter != null then s.formatter else throw "perSystem.formatter is defined for some systems, but not for ${system}.")
+    config.allSystems);
 }

@@ -14,7 +14,7 @@ rec {
     else if isAttrs set && set ? ${head path} then attrByPath (tail path) default set.${head path}
     else default;
   hasAttrByPath = path: set: path == [ ] || (isAttrs set && set ? ${head path} && hasAttrByPath (tail path) set.${head path});
-  getAttrFromPath = path: set: attrByPath path (throw "cannot find attribute '${lib.concatStringsSep "." path}'") set;
+  getAttrFromPath = path: set: attrByPath path (abort "cannot find attribute '${lib.concatStringsSep "." path}'") set;
   setAttrByPath = path: value: lib.foldr (name: v: { ${name} = v; }) value path;
   attrVals = names: set: map (n: set.${n}) names;
   getAttrs = names: set: listToAttrs (map (n: nameValuePair n set.${n}) names);
@@ -26,7 +26,6 @@ rec {
   collect = pred: v: if pred v then [ v ] else if isAttrs v then concatMap (collect pred) (attrValues v) else [ ];
   cartesianProduct = sets:
     foldl' (acc: n: concatMap (a: map (v: a // { ${n} = v; }) sets.${n}) acc) [ { } ] (attrNames sets);
-  cartesianProductOfSets = cartesianProduct;
   mapCartesianProduct = f: sets: map f (cartesianProduct sets);
   mapAttrs' = f: set: listToAttrs (map (n: f n set.${n}) (attrNames set));
   mapAttrsToList = f: set: map (n: f n set.${n}) (attrNames set);
@@ -55,15 +54,12 @@ rec {
     builtins.all (n: set ? ${n} && (if isAttrs pattern.${n} then isAttrs set.${n} && matchAttrs pattern.${n} set.${n} else pattern.${n} == set.${n}))
       (attrNames pattern);
   overrideExisting = old: new: mapAttrs (n: v: new.${n} or v) old;
-  unionOfDisjoint = a: b:
-    let both = attrNames (intersectAttrs a b); in
-    if both == [ ] then a // b else throw "unionOfDisjoint: collision on ${lib.concatStringsSep ", " both}";
-  showAttrPath = path: if path == [ ] then "<root attribute path>" else lib.concatMapStringsSep "." lib.escapeNixIdentifier path;
+  showAttrPath = path: if path == [ ] then "<root attribute path>" else lib.concatMapStringsSep "." lib.strings.escapeNixIdentifier path;
   isDerivation = v: v.type or null == "derivation";
   toDerivation = path:
     let
       drv = {
-        type = "derivation"; name = lib.sanitizeDerivationName (builtins.substring 33 (-1) (baseNameOf path));
+        type = "derivation"; name = lib.strings.sanitizeDerivationName (builtins.substring 33 (-1) (baseNameOf path));
         outPath = builtins.storePath path; outputs = [ "out" ]; out = drv; outputName = "out";
       };
     in

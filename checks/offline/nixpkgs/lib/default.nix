@@ -9,23 +9,29 @@ let
     modules = import ./modules.nix { inherit lib; };
     types = import ./types.nix { inherit lib; };
     sources = import ./sources.nix { inherit lib; };
-    fileset = import ./fileset.nix { inherit lib; };
     systems = import ./systems.nix { inherit lib; };
   };
+  # What nixpkgs has only in a section must not be found in the flat names either.
+  hidden = [
+    "codeName" "release" "versionSuffix" "escapeNixIdentifier" "escapeNixString" "findFirstIndex" "isConvertibleWithToString"
+    "sanitizeDerivationName" "showDefs"
+  ];
   pick = names: set: builtins.listToAttrs (map (name: { inherit name; value = set.${name}; }) names);
   # `replicate`, `hasPrefix` and `removePrefix` exist for lists and for strings: flat names mean what nixpkgs' do.
-  lib = pick [
+  lib = removeAttrs flat hidden // sections;
+  flat = pick [
     "add" "addErrorContext" "all" "any" "attrNames" "attrValues" "bitAnd" "bitOr" "bitXor" "ceil" "compareVersions"
     "concatLists" "deepSeq" "div" "elem" "elemAt" "filter" "floor" "foldl'" "fromJSON" "fromTOML" "genList"
     "genericClosure" "getAttr" "hasAttr" "head" "intersectAttrs" "isAttrs" "isBool" "isFloat" "isInt" "isList" "isPath"
     "isString" "length" "lessThan" "listToAttrs" "mapAttrs" "match" "mul" "parseDrvName" "pathExists" "readDir" "readFile"
-    "removeAttrs" "replaceStrings" "seq" "split" "splitVersion" "storeDir" "stringLength" "sub" "substring" "tail" "toJSON"
-    "toString" "trace" "tryEval" "typeOf" "unsafeGetAttrPos"
-  ] (builtins // { inherit toString removeAttrs; })
+    "removeAttrs" "replaceStrings" "seq" "split" "splitVersion" "stringLength" "sub" "substring" "tail" "toJSON"
+    "toString" "trace" "tryEval" "typeOf" "unsafeGetAttrPos" "map" "baseNameOf" "dirOf" "hasContext" "getContext"
+    "hashString" "hashFile" "placeholder" "toFile" "unsafeDiscardStringContext"
+  ] builtins
   // sections.strings // sections.lists // sections.attrsets // sections.trivial // sections.options
-  // removeAttrs sections.modules [ "importJSON" "importTOML" ]
+  // removeAttrs sections.modules [ "importJSON" "importTOML" "importApply" "mkAliasAndWrapDefsWithPriority" "defaultOrderPriority" "defaultOverridePriority" ]
+  // pick [ "mkOptionType" "isType" "setType" "isOptionType" "defaultFunctor" "defaultTypeMerge" ] sections.types
   // pick [ "cleanSource" "cleanSourceWith" "cleanSourceFilter" "sourceByRegex" "sourceFilesBySuffices" ] sections.sources
-  // pick [ "hasPrefix" "removePrefix" ] sections.strings
-  // sections;
+  // pick [ "hasPrefix" "removePrefix" ] sections.strings;
 in
 lib

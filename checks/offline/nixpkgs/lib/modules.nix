@@ -6,8 +6,9 @@ let
     addErrorContext attrNames attrValues concatMap elem filter foldl' genericClosure head isAttrs isList isPath isString length
     mapAttrs zipAttrsWith;
   inherit (lib)
-    concatMapStringsSep imap1 isFunction isOption last mkOption optional optionalAttrs reverseList setAttrByPath showDefs showFiles
+    concatMapStringsSep imap1 isFunction isOption last mkOption optional optionalAttrs reverseList setAttrByPath showFiles
     showOption throwIf types;
+  inherit (lib.options) showDefs;
 
   group = zipAttrsWith (_: vs: vs);
 
@@ -254,8 +255,8 @@ let
   setDefaultModuleLocation = file: m: { _file = file; imports = [ m ]; };
 
   mapDefs = f: opt: mkIf opt.isDefined (f opt);
-  aliasDefs = wrap: opt: mapDefs (o: wrap (mkMerge (map (d: { _type = "definition"; inherit (d) file value; }) o.definitionsWithLocations))) opt;
-  withPriority = wrap: opt: mapDefs (o: wrap (mkOverride o.highestPrio (mkMerge o.definitions))) opt;
+  aliasDefs = wrap: mapDefs (o: wrap (mkMerge (map (d: { _type = "definition"; inherit (d) file value; }) o.definitionsWithLocations)));
+  withPriority = wrap: mapDefs (o: wrap (mkMerge (map (mkOverride o.highestPrio) o.definitions)));
   rename = { from, to, visible ? false, warn ? false, use ? lib.id }: { config, options, ... }:
     let old = lib.getAttrFromPath from options; in
     {
@@ -292,7 +293,7 @@ in
   mkDerivedConfig = opt: f: mkOverride (opt.highestPrio or defaultOverridePriority) (f opt.value);
   mkAliasOptionModule = from: to: rename { inherit from to; visible = true; };
   mkRenamedOptionModule = from: to: rename {
-    inherit from to; warn = true; use = lib.warn "Obsolete option `${showOption from}' is used. It was renamed to `${showOption to}'.";
+    inherit from to; warn = true; use = builtins.trace "Obsolete option `${showOption from}' is used. It was renamed to `${showOption to}'.";
   };
   mkRemovedOptionModule = name: instructions: { options, ... }: {
     options = setAttrByPath name (mkOption {
@@ -303,7 +304,7 @@ in
       let opt = lib.getAttrFromPath name options; in
       [ {
         assertion = !opt.isDefined;
-        message = "The option definition `${showOption name}' in ${showFiles opt.files} no longer has any effect; please remove it.\n${instructions}";
+        message = "The option definition `${showOption name}' in ${showFiles opt.files} no longer has any effect; please remove it.\n${instructions}\n";
       } ];
   };
   importApply = file: args: setDefaultModuleLocation file (import file args);

@@ -2,11 +2,10 @@
 { lib }:
 let
   inherit (builtins) all concatMap filter foldl' head isAttrs isFunction isList length tail;
-  inherit (lib) concatMapStrings concatMapStringsSep concatStringsSep escapeNixIdentifier getFiles;
+  inherit (lib) concatMapStrings concatMapStringsSep concatStringsSep getFiles;
 in
 rec {
   isOption = lib.isType "option";
-  isType = type: x: x._type or null == type;
   mkOption = attrs: attrs // { _type = "option"; };
   mkEnableOption = name: mkOption {
     default = false;
@@ -25,14 +24,13 @@ rec {
   mkSinkUndeclaredOptions = attrs: mkOption ({ internal = true; visible = false; default = false; type = lib.types.unspecified; } // attrs);
   literalExpression = text: { _type = "literalExpression"; inherit text; };
   literalMD = text: { _type = "literalMD"; inherit text; };
-  mdDoc = text: text;
   unknownModule = "<unknown-file>";
 
   getValues = map (d: d.value);
   getFiles = map (d: d.file);
   showFiles = files: concatStringsSep " and " (map (f: "`${f}'") files);
   # Placeholders such as <name> and * stay bare, everything else that is no identifier is quoted.
-  showOption = concatMapStringsSep "." (p: if p == "*" || builtins.match "<.*>|‹.*›" p != null then p else escapeNixIdentifier p);
+  showOption = concatMapStringsSep "." (p: if p == "*" || builtins.match "<.*>|‹.*›" p != null then p else lib.strings.escapeNixIdentifier p);
   showDefs = concatMapStrings (d:
     let shown = builtins.tryEval (lib.generators.toPretty { } d.value); in
     "\n- In `${toString d.file}'" + (if shown.success then ": ${shown.value}" else ""));

@@ -42,9 +42,6 @@ rec {
     if match "[a-zA-Z_][a-zA-Z0-9_'-]*" s != null && !(elem s [ "assert" "else" "if" "in" "inherit" "let" "or" "rec" "then" "with" ])
     then s else escapeNixString s;
   escapeXML = replaceStrings [ "\"" "'" "<" ">" "&" ] [ "&quot;" "&apos;" "&lt;" "&gt;" "&amp;" ];
-  escapeSystemdPath = s: replaceStrings [ "-" "/" ] [ "\\x2d" "-" ] (removePrefix "/" (removeSuffix "/" s));
-  escapeSystemdExecArg = v: replaceStrings [ "%" "$" ] [ "%%" "$$" ] (builtins.toJSON (toString v));
-  escapeSystemdExecArgs = concatMapStringsSep " " escapeSystemdExecArg;
   isValidPosixName = name: match "[a-zA-Z_][a-zA-Z0-9_]*" name != null;
   toShellVar = name: v: "${name}=${escapeShellArg v}";
   toShellVars = set: builtins.concatStringsSep "\n" (mapAttrsToList toShellVar set);
@@ -55,7 +52,6 @@ rec {
   toSentenceCase = s: toUpper (substring 0 1 s) + toLower (substring 1 (-1) s);
   trim = s: let m = match "[[:space:]]*(.*[^[:space:]])[[:space:]]*" s; in if m == null then "" else elemAt m 0;
   fileContents = file: removeSuffix "\n" (builtins.readFile file);
-  splitLines = splitString "\n";
   versionOlder = a: b: builtins.compareVersions b a == 1;
   versionAtLeast = a: b: !(versionOlder a b);
   versions = rec {

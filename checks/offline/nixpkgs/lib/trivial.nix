@@ -2,7 +2,7 @@
 { lib }:
 let
   inherit (builtins) deepSeq foldl' fromJSON fromTOML functionArgs isAttrs readFile trace;
-  inherit (lib) concatStringsSep escapeNixIdentifier isFunction mapAttrs mapAttrsToList;
+  inherit (lib) concatStringsSep isFunction mapAttrs mapAttrsToList;
 in
 rec {
   # Modules may ask for `lib.version`; the suffix says whose it is.
@@ -130,7 +130,7 @@ rec {
     # A value on one line, for messages. Depth is bounded, so that no message evaluates a package set.
     toPretty = { depth ? 4, ... }: v:
       let sub = toPretty { depth = depth - 1; }; in
-      if builtins.isString v then lib.escapeNixString v
+      if builtins.isString v then lib.strings.escapeNixString v
       else if v == null || builtins.isBool v || builtins.isInt v || builtins.isFloat v then mkValueStringDefault { } v
       else if builtins.isPath v then toString v
       else if isFunction v then "<function>"
@@ -138,6 +138,6 @@ rec {
       else if builtins.isList v then (if v == [ ] then "[ ]" else "[ ${concatStringsSep " " (map sub v)} ]")
       else if lib.isDerivation v then "<derivation ${v.name or "???"}>"
       else if v == { } then "{ }"
-      else "{ ${concatStringsSep " " (mapAttrsToList (n: x: "${escapeNixIdentifier n} = ${sub x};") v)} }";
+      else "{ ${concatStringsSep " " (mapAttrsToList (n: x: "${lib.strings.escapeNixIdentifier n} = ${sub x};") v)} }";
   };
 }

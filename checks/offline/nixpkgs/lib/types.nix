@@ -38,9 +38,11 @@ let
     } // t; in self;
 
   simple = name: description: check: mkOptionType { inherit name description check; descriptionClass = "noun"; merge = mergeEqualOption; };
-  # In "list of (null or string)" the inner description needs parentheses.
-  paren = t: if elem t.descriptionClass [ "noun" "composite" null ] && t.descriptionClass != null then t.description else "(${t.description})";
-  nounOrBare = t: if t.descriptionClass == null || t.descriptionClass == "noun" || t.descriptionClass == "composite" then t.description else "(${t.description})";
+  # In "list of (null or string)" the inner description needs parentheses: in which phrases depends on the outer one.
+  phrase = bare: t: if elem t.descriptionClass bare then t.description else "(${t.description})";
+  word = phrase [ "noun" ];
+  part = phrase [ "noun" "composite" ];
+  side = phrase [ "noun" "conjunction" ];
 
   # What every type with one inner type shares.
   container = name: elem: fields: mkOptionType ({
@@ -70,14 +72,14 @@ let
 
   types = rec {
     inherit mkOptionType defaultTypeMerge defaultFunctor;
-    isOptionType = lib.isType "option-type";
-    isType = lib.isType;
+    isOptionType = isType "option-type";
+    isType = name: v: v._type or null == name;
     setType = name: v: v // { _type = name; };
 
     raw = mkOptionType { name = "raw"; description = "raw value"; descriptionClass = "noun"; merge = mergeOneOption; };
     unspecified = mkOptionType { name = "unspecified"; description = "unspecified value"; descriptionClass = "noun"; };
     bool = simple "bool" "boolean" isBool;
-    boolByOr = mkOptionType { name = "boolByOr"; description = "boolean (merged using or)"; check = isBool; merge = _: defs: lib.any lib.id (getValues defs); };
+    boolByOr = mkOptionType { name = "boolByOr"; descriptionClass = "noun"; description = "boolean (merged using or)"; check = isBool; merge = _: defs: lib.any lib.id (getValues defs); };
     int = simple "int" "signed integer" isInt;
     float = simple "float" "floating point number" isFloat;
     number = either int float;
@@ -95,10 +97,9 @@ let
     port = ints.u16;
 
     str = simple "str" "string" isString;
-    string = str;
     nonEmptyStr = simple "nonEmptyStr" "non-empty string" (x: isString x && builtins.match "[ \t\n]*" x == null);
     singleLineStr = strMatching "[^\n\r]*\n?" // { name = "singleLineStr"; description = "(optionally newline-terminated) single-line string"; };
-    strMatching = pattern: simple "strMatching ${lib.escapeNixString pattern}" "string matching the pattern ${pattern}"
+    strMatching = pattern: simple "strMatching ${lib.strings.escapeNixString pattern}" "string matching the pattern ${pattern}"
       (x: isString x && builtins.match pattern x != null);
     separatedString = sep: mkOptionType {
       name = "separatedString"; description = "strings concatenated with ${builtins.toJSON sep}"; descriptionClass = "noun"; check = isString;
@@ -154,7 +155,7 @@ let
       functor = functorOf "enum" { payload = values; type = enum; binOp = a: b: lib.unique (a ++ b); };
     };
     nullOr = t: container "nullOr" t {
-      description = "null or ${paren t}"; descriptionClass = "conjunction";
+      description = "null or ${side t}"; descriptionClass = "conjunction";
       check = v: v == null || t.check v;
       merge = loc: defs:
         let nulls = lib.count (d: d.value == null) defs; in
@@ -165,16 +166,16 @@ let
       inherit (t) getSubOptions;
     };
     listOf = t: container "listOf" t {
-      description = "list of ${nounOrBare t}"; check = isList; emptyValue.value = [ ];
+      description = "list of ${part t}"; check = isList; emptyValue.value = [ ];
       merge = loc: defs: map (m: m.mergedValue) (filter (m: m.isDefined) (lib.concatLists (imap1
         (n: d: imap1 (m: value: mergeDefinitions (loc ++ [ "[definition ${toString n}-entry ${toString m}]" ]) t [ { inherit (d) file; inherit value; } ]) d.value)
         defs)));
       getSubOptions = prefix: t.getSubOptions (prefix ++ [ "*" ]);
     };
-    nonEmptyListOf = t: addCheck (listOf t) (l: l != [ ]) // { description = "non-empty list of ${nounOrBare t}"; emptyValue = { }; substSubModules = m: nonEmptyListOf (t.substSubModules m); };
+    nonEmptyListOf = t: addCheck (listOf t) (l: l != [ ]) // { description = "non-empty ${word (listOf t)}"; emptyValue = { }; substSubModules = m: nonEmptyListOf (t.substSubModules m); };
     attrsWith = { elemType, lazy ? false, placeholder ? "name" }:
       container (if lazy then "lazyAttrsOf" else "attrsOf") elemType {
-        description = "${if lazy then "lazy " else ""}attribute set of ${nounOrBare elemType}";
+        description = "${if lazy then "lazy " else ""}attribute set of ${part elemType}";
         check = isAttrs; emptyValue.value = { };
         merge = mergeAttrs lazy elemType;
         getSubOptions = prefix: elemType.getSubOptions (prefix ++ [ "<${placeholder}>" ]);
@@ -182,7 +183,7 @@ let
     attrsOf = elemType: attrsWith { inherit elemType; };
     lazyAttrsOf = elemType: attrsWith { inherit elemType; lazy = true; };
     functionTo = t: container "functionTo" t {
-      description = "function that evaluates to a(n) ${nounOrBare t}"; check = isFunction;
+      description = "function that evaluates to a(n) ${part t}"; check = isFunction;
       merge = loc: defs:
         let each = arg: mergeDefinitions (loc ++ [ "<function body>" ]) t (map (d: d // { value = d.value arg; }) defs); in
         arg: (each arg).mergedValue;
@@ -190,13 +191,13 @@ let
     };
     uniq = unique { message = ""; };
     unique = { message }: t: container "unique" t {
-      inherit (t) description check emptyValue getSubOptions;
+      inherit (t) description descriptionClass check emptyValue getSubOptions;
       substSubModules = m: unique { inherit message; } (t.substSubModules m);
       functor = functorOf "unique" { wrapped = t; type = unique { inherit message; }; };
       merge = lib.mergeUniqueOption { inherit message; merge = t.merge; };
     };
     either = a: b: mkOptionType {
-      name = "either"; description = "${paren a} or ${paren b}"; descriptionClass = "conjunction";
+      name = "either"; description = "${side a} or ${phrase [ "noun" "conjunction" "composite" ] b}"; descriptionClass = "conjunction";
       check = v: a.check v || b.check v;
       merge = loc: defs:
         let values = getValues defs; in
@@ -211,7 +212,7 @@ let
     };
     oneOf = ts: if ts == [ ] then throw "types.oneOf needs to get at least one type in its argument" else lib.foldl' either (head ts) (lib.drop 1 ts);
     coercedTo = from: f: to: mkOptionType {
-      name = "coercedTo"; description = "${paren to} or ${paren from} convertible to it"; descriptionClass = "composite";
+      name = "coercedTo"; description = "${word to} or ${word from} convertible to it";
       check = v: (from.check v && to.check (f v)) || to.check v;
       merge = loc: defs: to.merge loc (map (d: if to.check d.value && !from.check d.value then d else d // { value = if from.check d.value then f d.value else d.value; }) defs);
       inherit (to) emptyValue getSubOptions getSubModules;
@@ -237,7 +238,7 @@ let
         descriptionClass = "noun";
         check = x: isAttrs x || isFunction x || path.check x;
         merge = loc: defs: (eval loc ([ { _module.args.name = last loc; } ] ++ wrap defs)).config;
-        emptyValue.value = { };
+        emptyValue.value = (eval [ ] [ ]).config;
         getSubOptions = prefix:
           let e = eval prefix [ { _module.args.name = lib.mkOptionDefault "‹name›"; } ]; in
           e.options // optionalAttrs (e._module.freeformType != null) { _freeformOptions = e._module.freeformType.getSubOptions prefix; };

@@ -15,7 +15,7 @@ let
       user = option types.str "+${toString config.uid}";
       group = option types.str "+${toString config.gid}";
     };
-    config.source = mkIf (config.text != null) (mkDerivedConfig options.text (pkgs.writeText ("etc-" + lib.sanitizeDerivationName name)));
+    config.source = mkIf (config.text != null) (mkDerivedConfig options.text (pkgs.writeText ("etc-" + lib.strings.sanitizeDerivationName name)));
   };
   ssh = config.services.openssh;
   show = v: if v == true then "yes" else if v == false then "no" else if builtins.isList v then lib.concatStringsSep "," v else toString v;

@@ -46,7 +46,7 @@ let
     config.serviceConfig =
       let
         run = what: text: lib.optionalAttrs (text != "") {
-          ${what} = "${pkgs.writeShellScript "unit-script-${lib.sanitizeDerivationName name}-${what}" "set -e\n${text}"}" + optionalString (what == "ExecStart" && config.scriptArgs != "") " ${config.scriptArgs}";
+          ${what} = "${pkgs.writeShellScript "unit-script-${lib.strings.sanitizeDerivationName name}-${what}" "set -e\n${text}"}" + optionalString (what == "ExecStart" && config.scriptArgs != "") " ${config.scriptArgs}";
         };
       in
       mkMerge [
@@ -116,7 +116,7 @@ in
         aliases = strings;
         unit = mkOption { type = types.package; internal = true; description = "A folder with the unit's file."; };
       };
-      config.unit = lib.mkDefault (pkgs.writeTextFile { name = "unit-${lib.sanitizeDerivationName name}"; destination = "/${name}"; inherit (config) text; });
+      config.unit = lib.mkDefault (pkgs.writeTextFile { name = "unit-${lib.strings.sanitizeDerivationName name}"; destination = "/${name}"; inherit (config) text; });
     }))) { };
     tmpfiles.rules = strings;
     user = option types.raw { };

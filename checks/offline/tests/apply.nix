@@ -1,0 +1,1 @@
+{ value }: { lib, ... }: { options.v = lib.mkOption { default = value; }; }

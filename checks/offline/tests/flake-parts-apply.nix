@@ -1,0 +1,1 @@
+{ word }: { flake.applied = word; }
