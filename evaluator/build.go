@@ -67,6 +67,8 @@ func (n *Nix) realise(ctx context.Context, r realisation) error {
 	argv := []string{
 		"nix-store", "--realise", r.drv, "--add-root", r.root, "--log-format", "internal-json",
 		"--extra-experimental-features", "nix-command flakes",
+		// Of two builds that need the same derivation, one polls the other's lock, every 5 s by default.
+		"--option", "build-poll-interval", "1",
 	}
 	err := run.Run(ctx, run.Cmd{
 		Argv: append(argv, n.settings()...), Dir: n.opts.Dir, Stderr: log, Grace: 10 * time.Second, NewSession: true,

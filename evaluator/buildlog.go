@@ -74,6 +74,9 @@ func (l *BuildLog) message(m Message) {
 		l.said(m)
 	default:
 		l.line(m.Text)
+		if isError(m) {
+			l.said(m)
+		}
 	}
 }
 
@@ -81,7 +84,7 @@ func (l *BuildLog) message(m Message) {
 func (l *BuildLog) said(m Message) {
 	switch {
 	case m.Text == "" || isHint(m):
-	case m.Level == levelError && isError(m):
+	case isError(m):
 		if len(l.errs) < maxErrors {
 			l.errs = append(l.errs, m)
 		}

@@ -8,9 +8,17 @@ import (
 	"fleet/evaluator/plan"
 )
 
-// isError tells an error from the other things that nix prints at the level of errors: traces and hints.
+// isError tells an error from the other things that nix prints at the level of errors: traces and hints. A stack
+// overflow is reported past the logger, as plain text.
 func isError(m Message) bool {
-	return !isHint(m) && !strings.HasPrefix(m.Text, "trace: ") && !strings.HasPrefix(m.Text, "warning: ")
+	switch {
+	case m.Action == "msg":
+		return m.Level == levelError && m.Text != "" && !isHint(m) &&
+			!strings.HasPrefix(m.Text, "trace: ") && !strings.HasPrefix(m.Text, "warning: ")
+	case m.Action == "":
+		return strings.HasPrefix(m.Text, "error: ")
+	}
+	return false
 }
 
 // classify says what becomes of a message that is no error: its kind, empty where nobody needs it, its text, and whether nix says the same in every process.
@@ -63,7 +71,7 @@ func exitText(exit *run.ExitError) string {
 	}
 	if tail := strings.TrimSpace(exit.StderrTail); tail != "" {
 		lines := strings.Split(tail, "\n")
-		return lines[len(lines)-1]
+		return ParseInternalJSON([]byte(lines[len(lines)-1])).Text
 	}
 	return fmt.Sprintf("nix ended with status %d and said nothing", exit.Code)
 }
@@ -87,6 +95,8 @@ func evalRemedy(errs []Message, source string) string {
 		case source != "" && strings.Contains(text, source) && strings.Contains(text, "does not exist"),
 			strings.Contains(text, "is not tracked by Git"):
 			return "a file that git does not know is not part of the flake: git add it"
+		case strings.Contains(text, "stack overflow"), strings.Contains(text, "infinite recursion"):
+			return "look for an option that depends on itself; --show-trace shows the way there"
 		case strings.Contains(text, "requires lock file changes"), strings.Contains(text, "modified lock file"):
 			return "the lock file is not up to date: nix flake lock"
 		case strings.Contains(text, "is not allowed to refer to"), strings.Contains(text, "in pure evaluation mode"), strings.Contains(text, "in pure eval mode"):

@@ -191,7 +191,7 @@ func (n *Nix) output(ctx context.Context, c call) ([]byte, error) {
 	log := &transcript{}
 	messages := &messageWriter{each: func(m Message) {
 		log.add(m)
-		if m.Action == "msg" && m.Level == levelError && isError(m) {
+		if isError(m) {
 			errs = append(errs, m)
 			return
 		}

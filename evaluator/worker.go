@@ -62,7 +62,7 @@ func (w *worker) run(ctx context.Context) ([]job, error) {
 	argv := append([]string{"nix"}, w.nix.evalArgs()...)
 	argv = append(argv, "--apply", w.expression(), "--", w.snapshot.Ref+"#fleetConfigurations")
 	process, err := run.Start(ctx, run.Cmd{
-		Argv: argv, Dir: w.nix.opts.Dir, Stderr: messages, Grace: 2 * time.Second, NewSession: true,
+		Argv: argv, Dir: w.nix.opts.Dir, Stderr: messages, Grace: 500 * time.Millisecond, NewSession: true,
 	})
 	if err != nil {
 		return nil, err
@@ -101,7 +101,7 @@ func (w *worker) message(m Message, stop context.CancelCauseFunc) {
 	w.mu.Lock()
 	w.log.add(m)
 	host := w.host()
-	failed := m.Action == "msg" && m.Level == levelError && isError(m)
+	failed := isError(m)
 	if failed {
 		w.errs = append(w.errs, m)
 	}

@@ -27,7 +27,13 @@
         throwing = throw "the option `services.x' does not exist\nin two lines";
         missing = record self.nothing;
         recursive = let x = x.y; in x;
-        endless = let loop = n: if n < 0 then n else loop (builtins.bitXor n 1); in loop 1;
+        # Loops in loops: no stack, no memory, no end.
+        endless =
+          let
+            numbers = builtins.genList (n: n) 1000;
+            loop = deep: if deep == 0 then 0 else builtins.foldl' (sum: _: sum + loop (deep - 1)) 0 numbers;
+          in
+          loop 9;
         greedy = builtins.deepSeq (builtins.genList (n: { a = n; b = toString n; c = [ n ]; }) 100000000) (record shared);
         failing = record (build "failing" "echo > $out" { inherit broken; });
         sleeping = record (build "sleeping-${builtins.substring 0 8 text}" "echo sleeping; sleep 1000" { PATH = "/bin:/usr/bin"; });
