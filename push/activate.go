@@ -1,0 +1,178 @@
+package push
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"fleet/closure/run"
+	"fleet/push/proto"
+)
+
+// maxEvent bounds one line of an attached transaction, in bytes.
+const maxEvent = 1 << 20
+
+// Begin opens a transaction on the host and returns its name. It is not repeated blindly: where the connection breaks
+// before the answer, the host is asked whether the transaction exists. A [*LockedError] means that another one holds the host.
+func (s *Session) Begin(ctx context.Context, request proto.BeginRequest) (string, error) {
+	before, err := s.newest(ctx)
+	if err != nil {
+		return "", err
+	}
+	var result proto.BeginResult
+	tried := false
+	err = s.resume(ctx, func(ctx context.Context, l *link) (bool, error) {
+		if tried {
+			var now proto.TxnStatus
+			err := l.control.Call(ctx, proto.MethodStatus, proto.TxnRequest{}, &now)
+			if err != nil && proto.CodeOf(err) != proto.CodeNotFound {
+				return false, err
+			}
+			if err == nil && now.Txn != before && isOurs(now, request) {
+				result.Txn = now.Txn
+				return true, nil
+			}
+		}
+		tried = true
+		return false, l.control.Call(ctx, proto.MethodBegin, request, &result)
+	})
+	if err != nil {
+		return "", s.answer(proto.MethodBegin, err)
+	}
+	return result.Txn, nil
+}
+
+// newest returns the name of the host's newest transaction, empty where there is none.
+func (s *Session) newest(ctx context.Context) (string, error) {
+	status, err := s.Status(ctx, "")
+	if answer, ok := errors.AsType[*AgentError](err); ok && answer.Code == proto.CodeNotFound {
+		return "", nil
+	}
+	return status.Txn, err
+}
+
+// isOurs says whether a transaction is what the request asked for.
+func isOurs(status proto.TxnStatus, request proto.BeginRequest) bool {
+	return status.Action == request.Action && status.Toplevel == request.Toplevel &&
+		status.Specialisation == request.Specialisation && status.Owner == request.Owner
+}
+
+// Attach follows a transaction to its end and returns how it ended, over as many connections as that takes; each, which may be
+// nil, is called by one goroutine with every event once. The end of ctx, and a host that stays away, leave the transaction running:
+// the error is then a [*DetachedError]. A transaction that did not get the host's lock is a [*LockedError], beside its status.
+func (s *Session) Attach(ctx context.Context, txn string, each func(proto.TxnEvent)) (proto.TxnStatus, error) {
+	a := &attachment{txn: txn, each: each}
+	err := s.resume(ctx, a.follow)
+	if answer, ok := errors.AsType[*proto.Error](err); ok && answer.Code != proto.CodeCancelled {
+		return a.status, s.answer(proto.MethodAttach, err)
+	}
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return a.status, &DetachedError{Host: s.spec.Target.Host, Txn: txn, Err: err}
+	}
+	if a.status.State == proto.TxnFailed && a.status.Lock != nil {
+		return a.status, &LockedError{Host: s.spec.Target.Host, Holder: a.status.Lock}
+	}
+	return a.status, nil
+}
+
+// attachment is what is known of a transaction across connections.
+type attachment struct {
+	txn    string
+	each   func(proto.TxnEvent)
+	offset uint64
+	state  proto.TxnState
+	status proto.TxnStatus
+}
+
+func (a *attachment) follow(ctx context.Context, l *link) (progress bool, err error) {
+	stream, err := l.control.Open(ctx, proto.MethodAttach, proto.AttachRequest{Txn: a.txn, Offset: a.offset})
+	if err != nil {
+		return false, err
+	}
+	defer stream.Cancel()
+	if err := stream.CloseWrite(); err != nil && !errors.Is(err, proto.ErrEnded) {
+		return false, err
+	}
+	err = eachLine(stream, maxEvent, func(line []byte) error {
+		var event proto.TxnEvent
+		if err := json.Unmarshal(line, &event); err != nil {
+			return fmt.Errorf("read events of %q: %w", a.txn, err)
+		}
+		if a.take(event) {
+			progress = true
+		}
+		return nil
+	})
+	if err != nil {
+		return progress, err
+	}
+	var status proto.TxnStatus
+	if err := stream.Result(&status); err != nil {
+		return progress, err
+	}
+	a.status = cleanStatus(status)
+	return progress, nil
+}
+
+// take passes on what is new in an event, made harmless.
+func (a *attachment) take(event proto.TxnEvent) bool {
+	if event.Log != "" {
+		if event.Offset <= a.offset {
+			event.Log, event.Offset = "", 0
+		} else {
+			a.offset = event.Offset
+			event.Log = run.StripEscapes(event.Log)
+		}
+	}
+	if event.State == a.state {
+		event.State = ""
+	} else if event.State != "" {
+		a.state = event.State
+	}
+	if event == (proto.TxnEvent{}) {
+		return false
+	}
+	if a.each != nil {
+		a.each(event)
+	}
+	return true
+}
+
+// Confirm commits a transaction that waits for it.
+func (s *Session) Confirm(ctx context.Context, txn string) (proto.TxnStatus, error) {
+	return s.transaction(ctx, proto.MethodConfirm, txn)
+}
+
+// Abort asks the host to undo a transaction, as far as its state allows.
+func (s *Session) Abort(ctx context.Context, txn string) (proto.TxnStatus, error) {
+	return s.transaction(ctx, proto.MethodAbort, txn)
+}
+
+// Status returns the state of a transaction, or of the newest where txn is empty.
+func (s *Session) Status(ctx context.Context, txn string) (proto.TxnStatus, error) {
+	return s.transaction(ctx, proto.MethodStatus, txn)
+}
+
+func (s *Session) transaction(ctx context.Context, method, txn string) (proto.TxnStatus, error) {
+	var status proto.TxnStatus
+	err := s.call(ctx, method, proto.TxnRequest{Txn: txn}, &status)
+	return cleanStatus(status), err
+}
+
+// eachLine calls f with every line of r, each of at most limit bytes. A last line without its end counts too.
+func eachLine(r io.Reader, limit int, f func(line []byte) error) error {
+	lines := bufio.NewScanner(r)
+	lines.Buffer(make([]byte, 0, 64<<10), limit)
+	for lines.Scan() {
+		if err := f(lines.Bytes()); err != nil {
+			return err
+		}
+	}
+	return lines.Err()
+}

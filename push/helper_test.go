@@ -1,0 +1,54 @@
+package push
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"runtime"
+
+	"github.com/spf13/pflag"
+
+	"fleet/push/agent"
+)
+
+func goarch() string { return runtime.GOARCH }
+
+// helperMain is what the shipped binary does on a host: the part of package agent that a session needs.
+func helperMain(args []string) int {
+	if err := helper(context.Background(), args); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+func helper(ctx context.Context, args []string) error {
+	flags := pflag.NewFlagSet("fleet-helper", pflag.ContinueOnError)
+	owner := flags.Int("owner", 0, "")
+	dir := flags.String("dir", "", "")
+	socket := flags.String("socket", "", "")
+	txn := flags.String("txn", "", "")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	host, err := agent.NewHost()
+	if err != nil {
+		return err
+	}
+	switch verb := flags.Args(); {
+	case len(verb) == 2 && verb[1] == "start":
+		ready, err := agent.Start(ctx, host, agent.StartOptions{Owner: *owner})
+		if err != nil {
+			return err
+		}
+		return json.NewEncoder(os.Stdout).Encode(ready)
+	case len(verb) == 2 && verb[1] == "serve":
+		return agent.Serve(ctx, host, *dir)
+	case len(verb) == 1 && verb[0] == "attach":
+		return agent.Attach(ctx, *socket, os.Stdin, os.Stdout)
+	case len(verb) == 1 && verb[0] == "activate":
+		return agent.RunWorker(ctx, host, *txn)
+	}
+	return fmt.Errorf("unknown command %q", args)
+}

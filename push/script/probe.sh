@@ -1,0 +1,45 @@
+# Looks at a host as the login user and changes nothing. Read by /bin/sh from its standard input, after two lines
+# that set marker (random) and helper (a store path). Every line of the answer begins with the marker, so that what
+# login shells print of themselves is told apart. Runs on NixOS and Debian; no child may read the standard input.
+LC_ALL=C
+: "${marker:?}" "${helper:?}"
+export LC_ALL
+PATH="$PATH:/run/wrappers/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+
+say() {
+	printf '%s %s=%s\n' "$marker" "$1" "$2"
+}
+holds() {
+	if test "$@"; then echo yes; else echo no; fi
+}
+where() {
+	command -v "$1" || true
+}
+
+say uid "$(id -u)"
+say user "$(id -un)"
+say os "$(uname -s)"
+say machine "$(uname -m)"
+say store "$(holds -d /nix/store)"
+say state "$(holds -d /nix/var/nix)"
+say systemd "$(holds -d /run/systemd/system)"
+
+daemon=no
+if [ -S /nix/var/nix/daemon-socket/socket ]; then
+	daemon=denied
+	if [ -w /nix/var/nix/daemon-socket/socket ]; then daemon=yes; fi
+fi
+say daemon "$daemon"
+
+# A path that is there need not be valid, and without a daemon an ordinary user cannot ask: "there" is not "valid".
+found=missing
+if [ -x "$helper/bin/fleet-helper" ]; then
+	found=there
+	if nix-store --check-validity "$helper" </dev/null >/dev/null 2>&1; then found=valid; fi
+fi
+say helper "$found"
+
+for tool in sudo doas run0 gzip; do
+	say "$tool" "$(where "$tool")"
+done
+say end yes

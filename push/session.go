@@ -1,0 +1,227 @@
+package push
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"fleet/closure/storepath"
+	"fleet/evaluator/plan"
+	"fleet/push/proto"
+	"fleet/push/transport"
+)
+
+// Session is an agent on a host and the connection to it. It is safe for concurrent use. Close it, also after errors:
+// otherwise the agent stays on the host for its grace time.
+type Session struct {
+	c      *Connector
+	spec   HostSpec
+	helper storepath.Path
+	// sent counts the bytes that were written to channels of agents, over all connections.
+	sent atomic.Uint64
+
+	// making holds one token: who has it makes, replaces or closes the connection, and owns keys.
+	making chan struct{}
+	keys   keyring
+
+	mu sync.Mutex
+	// current is the newest connection, perhaps broken; nil only before the first one.
+	current *link
+	info    proto.HostInfo
+	closed  bool
+}
+
+// ErrClosed is returned by a session's methods after [Session.Close].
+var ErrClosed = errors.New("session is closed")
+
+// Connect reaches the host, makes the helper run there as an agent, and attaches to it. What it returns beside
+// transport's error types: [*NoStoreError], [*WrongSystemError] and [*ProbeError], before anything was changed on the host;
+// [*NoElevationError], [*PasswordError], [*BootstrapError] and [*VersionError]. On an error nothing of ours is left running there.
+func (c *Connector) Connect(ctx context.Context, spec HostSpec) (*Session, error) {
+	helper, err := c.Helper(ctx, spec.System)
+	if err != nil {
+		return nil, err
+	}
+	s := &Session{c: c, spec: spec, helper: helper, making: make(chan struct{}, 1)}
+	l, err := s.open(ctx, nil)
+	if err != nil {
+		s.keys.forget()
+		return nil, err
+	}
+	s.current = l
+	if _, err := s.Refresh(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// open dials and attaches: to the agent that ref names where it still lives, else to a new one.
+func (s *Session) open(ctx context.Context, ref *agentRef) (*link, error) {
+	conn, err := s.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l := &link{s: s, conn: conn}
+	if err := s.join(ctx, l, ref); err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (s *Session) dial(ctx context.Context) (transport.Conn, error) {
+	dialer, err := s.c.dialer(s.spec)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, s.c.Timeouts.withDefaults().Dial, errTimeout)
+	defer cancel()
+	return dialer.Dial(ctx, s.spec.Target)
+}
+
+// join attaches l to an agent.
+func (s *Session) join(ctx context.Context, l *link, ref *agentRef) error {
+	if ref != nil {
+		l.agent = *ref
+		client, err := l.attach(ctx)
+		if err == nil {
+			l.control = client
+			return nil
+		}
+		_, gone := errors.AsType[*agentGoneError](err)
+		if !gone && proto.CodeOf(err) != proto.CodeToken {
+			return err
+		}
+		s.report(plan.EventWarning, "the agent on the host has ended, starting another one")
+	}
+	b := &bootstrap{c: s.c, spec: s.spec, conn: l.conn, helper: s.helper, keys: &s.keys}
+	agent, upload, err := b.run(ctx)
+	if err != nil {
+		return err
+	}
+	l.agent, l.upload = agent, upload
+	l.control, err = l.attach(ctx)
+	if err != nil {
+		s.abandon(ctx, l)
+	}
+	return err
+}
+
+// abandon ends an agent that was started a moment ago and that we could not attach to, or no longer want.
+func (s *Session) abandon(ctx context.Context, l *link) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.c.Timeouts.withDefaults().Close)
+	defer cancel()
+	if client, err := l.attach(ctx); err == nil {
+		_ = client.Call(ctx, proto.MethodEnd, nil, nil) // without it the agent ends after its grace time
+		_ = client.Close()
+	}
+}
+
+func (s *Session) report(kind plan.EventKind, message string) {
+	s.c.emit(plan.Event{Host: s.spec.Target.Host, Step: plan.StepConnect, Kind: kind, Message: message})
+}
+
+// Info is what the agent said of its host when it was asked last.
+func (s *Session) Info() proto.HostInfo {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.info
+}
+
+// Refresh asks the agent again.
+func (s *Session) Refresh(ctx context.Context) (proto.HostInfo, error) {
+	var info proto.HostInfo
+	if err := s.call(ctx, proto.MethodInfo, nil, &info); err != nil {
+		return proto.HostInfo{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.info = cleanInfo(info)
+	return s.info, nil
+}
+
+// HostKey is the host's key on the current connection, and what vouched for it.
+func (s *Session) HostKey() (string, transport.Provenance) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.current.conn.HostKey()
+}
+
+// call makes one request that may be made twice.
+func (s *Session) call(ctx context.Context, method string, params, result any) error {
+	err := s.resume(ctx, func(ctx context.Context, l *link) (bool, error) {
+		return false, l.control.Call(ctx, method, params, result)
+	})
+	return s.answer(method, err)
+}
+
+// answer makes an agent's error into one that names the host.
+func (s *Session) answer(method string, err error) error {
+	answer, ok := errors.AsType[*proto.Error](err)
+	if !ok {
+		return err
+	}
+	host := s.spec.Target.Host
+	switch answer.Code {
+	case proto.CodeLocked:
+		e := &LockedError{Host: host}
+		var holder proto.LockHolder
+		if json.Unmarshal(answer.Data, &holder) == nil && holder != (proto.LockHolder{}) {
+			e.Holder = cleanHolder(&holder)
+		}
+		return e
+	case proto.CodeVersion:
+		return versionError(host, answer)
+	}
+	return &AgentError{Host: host, Method: method, Code: answer.Code, Message: oneLine(answer.Message), Remedy: oneLine(answer.Remedy)}
+}
+
+func versionError(host string, answer *proto.Error) error {
+	var data proto.VersionData
+	// Without data the versions stay 0, and the error still says what is wrong.
+	_ = json.Unmarshal(answer.Data, &data)
+	return &VersionError{Host: host, Ours: proto.Version, Theirs: data.Agent}
+}
+
+// Close ends the agent, unless an activation is under way there, and the connection. It may be called more than once.
+func (s *Session) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), s.c.Timeouts.withDefaults().Close)
+	defer cancel()
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	// Whoever is making a connection sees closed at its end, or closes what it made.
+	select {
+	case s.making <- struct{}{}:
+		defer func() { <-s.making }()
+	case <-ctx.Done():
+		return fmt.Errorf("close session with %q: a connection is still being made", s.spec.Target.Host)
+	}
+	s.keys.forget()
+	s.mu.Lock()
+	l := s.current
+	s.mu.Unlock()
+	if l == nil {
+		return nil
+	}
+	if l.alive() {
+		// Where the agent does not take it, it ends after its grace time.
+		_ = l.control.Call(ctx, proto.MethodEnd, nil, nil)
+	}
+	l.close()
+	return nil
+}
+
+func (s *Session) warn(step plan.Step, message string) {
+	s.c.emit(plan.Event{Host: s.spec.Target.Host, Step: step, Kind: plan.EventWarning, Message: message})
+}
+
+// user is the login user of the current connection.
+func (s *Session) user() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.current.conn.User()
+}
