@@ -42,6 +42,7 @@ in
       {
         environment.etc = {
           "cluster/name".text = "${cfg.name}\n";
+          "cluster/host".text = "${host.name}\n";
           "cluster/role".text = "${role}\n";
           # Every host knows all others, and nobody keeps the list.
           "cluster/members".text = lib.concatMapStrings (

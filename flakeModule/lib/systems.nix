@@ -47,6 +47,7 @@ in
     }:
     let
       systems = mapAttrs evaluateHost config.hosts;
+      # Reading an option of a peer evaluates the peer. What modules ask of all peers belongs into the entries of `hosts`, which cost nothing.
       nixosHosts = mapAttrs (_: system: system.config) systems;
       evaluateHost =
         name: host:

@@ -164,6 +164,20 @@ in
     };
   };
 
+  testReadingOnePeerEvaluatesThatPeerAlone = {
+    expr =
+      (mkFleet (
+        twoHosts {
+          hosts.a.nixos = { nixosHosts, ... }: { note.peer = nixosHosts.b.networking.hostName; };
+          hosts.c = {
+            system = x86;
+            nixos = throw "c was evaluated";
+          };
+        }
+      )).hosts.a.nixos.config.note.peer;
+    expected = "b";
+  };
+
   testARecordEvaluatesNoOtherHost = {
     expr =
       (mkFleet (twoHosts {
