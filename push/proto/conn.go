@@ -51,9 +51,9 @@ type conn struct {
 	// partials are the messages that have not arrived whole, and partial counts their bytes.
 	partials map[uint32][]byte
 	partial  int
-	err     error
-	done    chan struct{}
-	wg      sync.WaitGroup
+	err      error
+	done     chan struct{}
+	wg       sync.WaitGroup
 }
 
 func newConn(rw io.ReadWriteCloser, br *bufio.Reader, t timing) *conn {

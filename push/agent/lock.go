@@ -1,0 +1,85 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"fleet/push/proto"
+)
+
+const (
+	// lockPatience is how long a worker tries to take the host's lock. Whoever only looks at the lock shares it for a moment,
+	// which must not turn a worker away.
+	lockPatience = time.Second
+	maxHolder    = 4 << 10
+)
+
+// acquireLock takes the host's lock and writes its holder into the file. It is held until the file is closed or the process ends,
+// however it ends. It returns errHeld where another worker has it.
+func (h *Host) acquireLock(ctx context.Context, holder proto.LockHolder) (*os.File, error) {
+	text, err := json.Marshal(holder)
+	if err != nil {
+		return nil, err
+	}
+	f, err := h.waitForLock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	err = f.Truncate(0)
+	if err == nil {
+		_, err = f.WriteAt(text, 0)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+func (h *Host) waitForLock(ctx context.Context) (*os.File, error) {
+	deadline := time.Now().Add(lockPatience)
+	for {
+		f, err := lockNow(h.lockFile(), os.O_RDWR|os.O_CREATE, unix.LOCK_EX)
+		if !errors.Is(err, errHeld) || time.Now().After(deadline) {
+			return f, err
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// LockHolder returns who holds the host's lock, and nil where nobody does. An agent that is not root sees nobody.
+func (h *Host) LockHolder() (*proto.LockHolder, error) {
+	busy, err := held(h.lockFile())
+	if errors.Is(err, os.ErrPermission) || (err == nil && !busy) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	holder := proto.LockHolder{Owner: "unknown"}
+	if text, err := readBounded(h.lockFile(), maxHolder); err == nil {
+		var read proto.LockHolder
+		if json.Unmarshal(text, &read) == nil && read.Owner != "" {
+			holder = proto.LockHolder{Owner: oneLine(read.Owner), Txn: oneLine(read.Txn), Since: oneLine(read.Since)}
+		}
+	}
+	return &holder, nil
+}
+
+func lockedError(holder *proto.LockHolder) *proto.Error {
+	e := proto.Errorf(proto.CodeLocked, "the host is locked by %s since %s (transaction %s)", holder.Owner, holder.Since, holder.Txn)
+	e.Remedy = "wait until that activation has ended, or attach to it: fleet status names it"
+	data, err := json.Marshal(holder)
+	if err == nil {
+		e.Data = data
+	}
+	return e
+}

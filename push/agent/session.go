@@ -1,0 +1,239 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"fleet/closure/daemon"
+	"fleet/closure/storepath"
+	"fleet/push/proto"
+)
+
+// session is what all clients of one agent share.
+type session struct {
+	host    *Host
+	dir     string
+	methods map[string]method
+	// ending tells the listener that the session is over when its last client leaves.
+	ending func()
+
+	mu sync.Mutex
+	// idle are connections to the daemon that nobody uses. None is closed before the session ends, since what was added over it is
+	// protected from garbage collection for only as long.
+	idle []*daemon.Conn
+	// roots holds temporary roots for the whole session, and rooted is what it holds, for the case that the daemon is restarted.
+	roots  *daemon.Conn
+	rooted map[storepath.Path]struct{}
+	builds int
+}
+
+type method func(ctx context.Context, req *proto.Request) (any, error)
+
+// newSession makes a session whose own files lie in dir.
+func newSession(host *Host, dir string) *session {
+	s := &session{host: host, dir: dir, rooted: make(map[storepath.Path]struct{}), ending: func() {}}
+	s.methods = map[string]method{
+		proto.MethodInfo:       func(ctx context.Context, _ *proto.Request) (any, error) { return s.info(ctx) },
+		proto.MethodMissing:    with(s.missing),
+		proto.MethodSubstitute: with(s.substitute),
+		proto.MethodImport: func(ctx context.Context, req *proto.Request) (any, error) {
+			return s.importPaths(ctx, req.Stream)
+		},
+		proto.MethodExport:  withStream(s.export),
+		proto.MethodClosure: with(s.closure),
+		proto.MethodRoot:    with(s.root),
+		proto.MethodBuild:   withStream(s.build),
+		proto.MethodBegin:   with(s.begin),
+		proto.MethodAttach:  withStream(s.follow),
+		proto.MethodConfirm: withTxn(s.confirm),
+		proto.MethodAbort:   withTxn(s.abort),
+		proto.MethodStatus: withTxn(func(_ context.Context, txn string) (proto.TxnStatus, error) {
+			return s.transaction(txn)
+		}),
+		proto.MethodEnd: func(context.Context, *proto.Request) (any, error) { s.ending(); return nil, nil },
+	}
+	return s
+}
+
+// with makes a method of a function with parameters and a result.
+func with[P, R any](f func(context.Context, P) (R, error)) method {
+	return func(ctx context.Context, req *proto.Request) (any, error) {
+		var params P
+		if err := req.Decode(&params); err != nil {
+			return nil, err
+		}
+		return f(ctx, params)
+	}
+}
+
+// withStream makes a method of a function that also sends data.
+func withStream[P, R any](f func(context.Context, P, io.Writer) (R, error)) method {
+	return func(ctx context.Context, req *proto.Request) (any, error) {
+		var params P
+		if err := req.Decode(&params); err != nil {
+			return nil, err
+		}
+		return f(ctx, params, req.Stream)
+	}
+}
+
+func withTxn(f func(context.Context, string) (proto.TxnStatus, error)) method {
+	return with(func(ctx context.Context, req proto.TxnRequest) (proto.TxnStatus, error) { return f(ctx, req.Txn) })
+}
+
+// Handle answers one request.
+func (s *session) Handle(ctx context.Context, req *proto.Request) (any, error) {
+	m, ok := s.methods[req.Method]
+	if !ok {
+		return nil, proto.Errorf(proto.CodeUsage, "unknown method %.60q", req.Method)
+	}
+	result, err := m(ctx, req)
+	return result, withRemedy(err)
+}
+
+// withRemedy carries a hint of an error below us over the wire.
+func withRemedy(err error) error {
+	hint, ok := errors.AsType[interface {
+		error
+		Hint() string
+	}](err)
+	if _, known := errors.AsType[*proto.Error](err); known || !ok || hint.Hint() == "" {
+		return err
+	}
+	return &proto.Error{Code: proto.CodeInternal, Message: err.Error(), Remedy: hint.Hint()}
+}
+
+func (s *session) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, conn := range s.idle {
+		_ = conn.Close() // nothing is under way
+	}
+	s.idle = nil
+	if s.roots != nil {
+		_ = s.roots.Close()
+	}
+	s.roots = nil
+}
+
+// borrow returns a connection to the daemon, to be given back with giveBack.
+func (s *session) borrow(ctx context.Context) (*daemon.Conn, error) {
+	s.mu.Lock()
+	for len(s.idle) > 0 {
+		conn := s.idle[len(s.idle)-1]
+		s.idle = s.idle[:len(s.idle)-1]
+		if conn.Err() == nil {
+			s.mu.Unlock()
+			return conn, nil
+		}
+		_ = conn.Close() // it was lost while idle
+	}
+	s.mu.Unlock()
+	return s.host.OpenStore(ctx)
+}
+
+func (s *session) giveBack(conn *daemon.Conn) {
+	if conn.Err() != nil {
+		_ = conn.Close() // whoever used it has its error
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.idle = append(s.idle, conn)
+}
+
+// protect adds temporary roots that last as long as the session.
+func (s *session) protect(ctx context.Context, paths []storepath.Path) (*daemon.Conn, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, path := range paths {
+		s.rooted[path] = struct{}{}
+	}
+	if s.roots != nil && s.roots.Err() == nil {
+		return s.roots, s.roots.AddTempRoots(ctx, paths)
+	}
+	conn, err := s.host.OpenStore(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]storepath.Path, 0, len(s.rooted))
+	for path := range s.rooted {
+		all = append(all, path)
+	}
+	s.roots = conn
+	return conn, conn.AddTempRoots(ctx, all)
+}
+
+// protectNew protects a path unless the session does so already.
+func (s *session) protectNew(ctx context.Context, path storepath.Path) error {
+	s.mu.Lock()
+	_, known := s.rooted[path]
+	s.mu.Unlock()
+	if known {
+		return nil
+	}
+	_, err := s.protect(ctx, []storepath.Path{path})
+	return err
+}
+
+// valid says whether a path is valid, after protecting it.
+func (s *session) valid(ctx context.Context, path storepath.Path) (bool, error) {
+	conn, err := s.protect(ctx, []storepath.Path{path})
+	if err != nil {
+		return false, err
+	}
+	valid, err := conn.QueryValidPaths(ctx, []storepath.Path{path}, daemon.ValidPathsOptions{})
+	return len(valid) == 1, err
+}
+
+// root makes a named GC root, or moves it, by one rename.
+func (s *session) root(ctx context.Context, req proto.RootRequest) (any, error) {
+	if !plainName(req.Name) || hasRootPrefix(req.Name) {
+		return nil, proto.Errorf(proto.CodeUsage, "%.60q is no name of a root", req.Name)
+	}
+	path, err := storepath.Parse(req.Path)
+	if err != nil {
+		return nil, proto.Errorf(proto.CodeUsage, "%v", err)
+	}
+	valid, err := s.valid(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	if !valid {
+		return nil, pathError(proto.CodeNotFound, req.Path, "path %s is not valid on the host", path)
+	}
+	dir, err := s.host.ownRoots()
+	if err != nil {
+		return nil, err
+	}
+	link := filepath.Join(dir, req.Name)
+	if err := replaceLink(path.String(), link); err != nil {
+		return nil, fmt.Errorf("make root %q: %w", link, err)
+	}
+	if s.host.Root() {
+		return nil, nil
+	}
+	conn, err := s.borrow(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer s.giveBack(conn)
+	return nil, conn.AddIndirectRoot(ctx, link)
+}
+
+// ownRoots returns the folder of the agent's GC roots: below Nix's own for root, else in the user's state.
+func (h *Host) ownRoots() (string, error) {
+	dir := h.rootsDir()
+	if !h.Root() {
+		if h.Home == "" {
+			return "", errors.New("make root: the user has no home")
+		}
+		dir = filepath.Join(h.Home, ".local", "state", "fleet", "gcroots")
+	}
+	return dir, os.MkdirAll(dir, 0o755)
+}

@@ -1,0 +1,220 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os/user"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"fleet/closure/daemon"
+	"fleet/closure/storepath"
+	"fleet/push/proto"
+)
+
+const (
+	// substituters is how many paths are substituted at once, each over a connection of its own.
+	substituters = 4
+	// fullBelow is how many free bytes make us take an unexplained failure for a full store.
+	fullBelow = 4 << 20
+)
+
+func hasRootPrefix(name string) bool { return strings.HasPrefix(name, rootPrefix) }
+
+// pathError is an error about one store path.
+func pathError(code proto.ErrorCode, path, format string, args ...any) *proto.Error {
+	e := proto.Errorf(code, format, args...)
+	if data, err := json.Marshal(proto.PathData{Path: path}); err == nil {
+		e.Data = data
+	}
+	return e
+}
+
+// missing protects the paths from garbage collection first, so that what is valid now stays so.
+func (s *session) missing(ctx context.Context, req proto.MissingRequest) (proto.MissingResult, error) {
+	paths, err := parsePaths(req.Paths)
+	if err != nil {
+		return proto.MissingResult{}, proto.Errorf(proto.CodeUsage, "%v", err)
+	}
+	conn, err := s.protect(ctx, paths)
+	if err != nil {
+		return proto.MissingResult{}, err
+	}
+	return invalid(ctx, conn, paths)
+}
+
+// invalid returns those of the paths that are not valid.
+func invalid(ctx context.Context, conn *daemon.Conn, paths []storepath.Path) (proto.MissingResult, error) {
+	result := proto.MissingResult{Missing: []string{}}
+	valid, err := conn.QueryValidPaths(ctx, paths, daemon.ValidPathsOptions{})
+	if err != nil {
+		return result, err
+	}
+	have := make(map[storepath.Path]struct{}, len(valid))
+	for _, path := range valid {
+		have[path] = struct{}{}
+	}
+	for _, path := range paths {
+		if _, ok := have[path]; !ok {
+			result.Missing = append(result.Missing, path.String())
+		}
+	}
+	return result, nil
+}
+
+// substitute lets the host's substituters serve. What they do not have is no error.
+func (s *session) substitute(ctx context.Context, req proto.SubstituteRequest) (proto.MissingResult, error) {
+	paths, err := parsePaths(req.Paths)
+	if err != nil {
+		return proto.MissingResult{}, proto.Errorf(proto.CodeUsage, "%v", err)
+	}
+	conn, err := s.protect(ctx, paths)
+	if err != nil {
+		return proto.MissingResult{}, err
+	}
+	var next atomic.Int64
+	group, groupCtx := errgroup.WithContext(ctx)
+	for range min(substituters, len(paths)) {
+		group.Go(func() error { return s.ensure(groupCtx, paths, &next) })
+	}
+	if err := group.Wait(); err != nil {
+		return proto.MissingResult{}, err
+	}
+	return invalid(ctx, conn, paths)
+}
+
+// ensure takes paths from a shared list until none is left.
+func (s *session) ensure(ctx context.Context, paths []storepath.Path, next *atomic.Int64) error {
+	conn, err := s.borrow(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.giveBack(conn)
+	for {
+		i := int(next.Add(1)) - 1
+		if i >= len(paths) {
+			return nil
+		}
+		err := conn.EnsurePath(ctx, paths[i])
+		if _, refused := errors.AsType[*daemon.Error](err); err != nil && !refused {
+			return err
+		}
+	}
+}
+
+// closure returns the infos of what roots need, references first.
+func (s *session) closure(ctx context.Context, req proto.ClosureRequest) (proto.ClosureResult, error) {
+	infos, err := s.closureInfos(ctx, req.Roots)
+	result := proto.ClosureResult{Paths: make([]proto.PathInfo, 0, len(infos))}
+	for _, info := range infos {
+		result.Paths = append(result.Paths, toWire(info))
+	}
+	return result, err
+}
+
+func (s *session) closureInfos(ctx context.Context, texts []string) ([]storepath.Info, error) {
+	roots, err := parsePaths(texts)
+	if err != nil {
+		return nil, proto.Errorf(proto.CodeUsage, "%v", err)
+	}
+	conn, err := s.protect(ctx, roots)
+	if err != nil {
+		return nil, err
+	}
+	infos, err := conn.QueryClosure(ctx, roots)
+	if e, ok := errors.AsType[*daemon.InvalidPathError](err); ok {
+		return nil, pathError(proto.CodeNotFound, e.Path.String(), "path %s is not valid on the host", e.Path)
+	}
+	return referencesFirst(infos), err
+}
+
+// referencesFirst orders infos so that every path comes after the paths that it refers to.
+func referencesFirst(infos []storepath.Info) []storepath.Info {
+	slices.SortFunc(infos, func(a, b storepath.Info) int { return a.Path.Compare(b.Path) })
+	index := make(map[storepath.Path]int, len(infos))
+	for i, info := range infos {
+		index[info.Path] = i
+	}
+	ordered := make([]storepath.Info, 0, len(infos))
+	seen := make([]bool, len(infos))
+	// The depth of the references is bounded by nothing, so the stack is ours.
+	type frame struct{ node, next int }
+	for start := range infos {
+		stack := []frame{{start, 0}}
+		for len(stack) > 0 {
+			top := &stack[len(stack)-1]
+			info := infos[top.node]
+			if top.next == 0 && seen[top.node] {
+				stack = stack[:len(stack)-1]
+				continue
+			}
+			seen[top.node] = true
+			if top.next == len(info.References) {
+				ordered = append(ordered, info)
+				stack = stack[:len(stack)-1]
+				continue
+			}
+			ref, known := index[info.References[top.next]]
+			top.next++
+			if known && !seen[ref] {
+				stack = append(stack, frame{ref, 0})
+			}
+		}
+	}
+	return ordered
+}
+
+// explainStore gives a failure of the daemon a code and a remedy.
+func (s *session) explainStore(path string, err error) error {
+	refused, ok := errors.AsType[*daemon.Error](err)
+	if !ok {
+		return err
+	}
+	reason := refused.Reason()
+	free, freeErr := storeFree()
+	if reason == daemon.ReasonOther && freeErr == nil && free < fullBelow {
+		reason = daemon.ReasonNoSpace
+	}
+	switch reason {
+	case daemon.ReasonNoSpace:
+		e := pathError(proto.CodeStoreFull, path, "the host's store is full (%d MiB are free): add %s: %s", free>>20, path, oneLine(refused.Message))
+		e.Remedy = "make room on the host, for example with: nix-collect-garbage --delete-older-than 30d"
+		return e
+	case daemon.ReasonUntrusted:
+		return s.notTrusted(path)
+	case daemon.ReasonCorrupt:
+		return pathError(proto.CodeCorrupt, path, "%s", oneLine(refused.Message))
+	case daemon.ReasonInvalidPath:
+		return pathError(proto.CodeNotFound, path, "add %s: %s", path, oneLine(refused.Message))
+	}
+	return pathError(proto.CodeInternal, path, "add %s: %s", path, oneLine(refused.Message))
+}
+
+// notTrusted says exactly what would make the daemon accept the path.
+func (s *session) notTrusted(path string) *proto.Error {
+	name := strconv.Itoa(s.host.UID)
+	if u, err := user.LookupId(name); err == nil {
+		name = u.Username
+	}
+	e := pathError(proto.CodeNotTrusted, path, "the host's Nix daemon does not trust %s, and %s has no signature by a key that it trusts", oneLine(name), path)
+	e.Remedy = fmt.Sprintf("on the host, set nix.settings.trusted-users = [ %q ] (nix.conf: trusted-users = root %s), "+
+		"or add the public half of your signing key to nix.settings.trusted-public-keys and deploy with that key, "+
+		"or let the user become root: deploy.elevation", oneLine(name), oneLine(name))
+	return e
+}
+
+// storeFree returns what is free on the store's file system, in bytes.
+func storeFree() (uint64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(storepath.StoreDir, &st); err != nil {
+		return 0, fmt.Errorf("look at %q: %w", storepath.StoreDir, err)
+	}
+	return st.Bavail * uint64(st.Bsize), nil
+}
