@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -113,6 +114,9 @@ func Compare(a, b Path) int { return cmp.Compare(a.base, b.base) }
 
 // Compare is [Compare] as a method.
 func (p Path) Compare(other Path) int { return Compare(p, other) }
+
+// Sort sorts paths in place.
+func Sort(paths []Path) { slices.SortFunc(paths, Compare) }
 
 // MarshalText returns what [Path.String] returns.
 func (p Path) MarshalText() ([]byte, error) { return []byte(p.String()), nil }

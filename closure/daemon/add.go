@@ -1,0 +1,120 @@
+package daemon
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+
+	"fleet/closure/storepath"
+)
+
+// frameSize is the size of the pieces that a NAR is sent in. The daemon keeps one in memory.
+const frameSize = 64 << 10
+
+// AddOptions are the choices of [Conn.AddToStoreNar].
+type AddOptions struct {
+	// SkipSignatures asks the daemon not to insist on a signature. It listens only to trusted users; and without it even a
+	// trusted user needs one.
+	SkipSignatures bool
+	// Repair replaces a path that is valid already.
+	Repair bool
+}
+
+// AddToStoreNar adds a path with the contents that its NAR gives. All paths that it refers to must be valid. The daemon checks the hash and size
+// of info before it registers the path, and ignores the NAR of a path that is valid already. The path is protected from garbage collection
+// until the connection is closed.
+//
+// Where reading the NAR fails, the daemon is given a NAR that is cut, which it refuses, and the reader's error is returned.
+func (c *Conn) AddToStoreNar(ctx context.Context, info storepath.Info, nar io.Reader, opts AddOptions) error {
+	pending, err := c.StartAddToStoreNar(ctx, info, nar, opts)
+	if pending == nil {
+		return err
+	}
+	return errors.Join(err, pending.Wait(ctx))
+}
+
+// Pending is a path that was sent and whose registration is under way.
+type Pending struct {
+	conn *Conn
+	path storepath.Path
+	r    *reply
+	// broken is set where the NAR was sent incompletely.
+	broken bool
+}
+
+// Wait returns when the path is registered, or why it is not. ctx ending earlier closes the connection.
+func (p *Pending) Wait(ctx context.Context) error {
+	err := p.conn.wait(ctx, p.r)
+	var refused *Error
+	if p.broken && errors.As(err, &refused) {
+		// That the daemon refuses it is what was wanted.
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("add path %q: %w", p.path, err)
+	}
+	return nil
+}
+
+// StartAddToStoreNar is [Conn.AddToStoreNar], but returns as soon as the NAR was read and sent. The daemon works through
+// what it was sent in order, so a path may be sent while the paths that it refers to are pending on the same connection.
+// Where the error is that of reading the NAR, the result is a Pending too.
+func (c *Conn) StartAddToStoreNar(ctx context.Context, info storepath.Info, nar io.Reader, opts AddOptions) (*Pending, error) {
+	p := &Pending{conn: c, path: info.Path, r: &reply{count: 1, decode: func(int, decoder) error { return nil }}}
+	var readErr error
+	err := c.send(ctx, p.r, func(e encoder) error {
+		writeAddRequest(e, info, opts)
+		readErr = writeFrames(e, nar)
+		return readErr
+	})
+	switch {
+	case readErr != nil:
+		p.broken = true
+		return p, fmt.Errorf("add path %q: read its NAR: %w", info.Path, readErr)
+	case err != nil:
+		return nil, fmt.Errorf("add path %q: %w", info.Path, err)
+	}
+	return p, nil
+}
+
+func writeAddRequest(e encoder, info storepath.Info, opts AddOptions) {
+	e.number(opAddToStoreNar)
+	e.path(info.Path)
+	e.path(info.Deriver)
+	e.text(hex.EncodeToString(info.NarHash[:]))
+	e.paths(sortedReferences(info))
+	// Registered now, and not built there.
+	e.number(0)
+	e.number(info.NarSize)
+	e.flag(false)
+	e.texts(info.Signatures)
+	e.text(info.CA)
+	e.flag(opts.Repair)
+	e.flag(opts.SkipSignatures)
+}
+
+// writeFrames sends what r holds in frames. The last frame is empty; it is sent after an error of r too, and what
+// the daemon has is then shorter than it must be.
+func writeFrames(e encoder, r io.Reader) error {
+	frame := make([]byte, frameSize)
+	for {
+		n, err := io.ReadFull(r, frame)
+		if n > 0 {
+			e.number(uint64(n))
+			if _, err := e.w.Write(frame[:n]); err != nil {
+				// The connection is gone, and flushing it will tell. Nothing more need be read.
+				return nil
+			}
+		}
+		switch {
+		case err == nil:
+			continue
+		case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) && n > 0:
+			err = nil
+		}
+		e.number(0)
+		return err
+	}
+}

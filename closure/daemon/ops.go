@@ -1,0 +1,218 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+
+	"fleet/closure/nar"
+	"fleet/closure/storepath"
+)
+
+// The operations that are used (libstore/worker-protocol.hh).
+const (
+	opEnsurePath            = 10
+	opAddTempRoot           = 11
+	opAddIndirectRoot       = 12
+	opQueryPathInfo         = 26
+	opQueryPathFromHashPart = 29
+	opQueryValidPaths       = 31
+	opAddSignatures         = 37
+	opNarFromPath           = 38
+	opAddToStoreNar         = 39
+)
+
+// InvalidPathError says that a path is not valid in the store.
+type InvalidPathError struct {
+	Path storepath.Path
+}
+
+func (e *InvalidPathError) Error() string { return fmt.Sprintf("path %q is not in the store", e.Path) }
+
+// ValidPathsOptions are the choices of [Conn.QueryValidPaths].
+type ValidPathsOptions struct {
+	// Substitute lets the daemon fetch what is missing from its substituters; the answer comes when it is done with all of them.
+	Substitute bool
+}
+
+// QueryValidPaths returns those of paths that are valid, sorted.
+func (c *Conn) QueryValidPaths(ctx context.Context, paths []storepath.Path, opts ValidPathsOptions) ([]storepath.Path, error) {
+	var valid []storepath.Path
+	err := c.call(ctx, 1, func(_ int, e encoder) {
+		e.number(opQueryValidPaths)
+		e.paths(paths)
+		e.flag(opts.Substitute)
+	}, func(_ int, d decoder) (err error) {
+		valid, err = d.paths()
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("query which of %d paths are valid: %w", len(paths), err)
+	}
+	return valid, nil
+}
+
+// QueryPathInfo returns what the store knows of a path; an invalid path is an [*InvalidPathError].
+func (c *Conn) QueryPathInfo(ctx context.Context, path storepath.Path) (storepath.Info, error) {
+	infos, err := c.QueryPathInfos(ctx, []storepath.Path{path})
+	if err != nil {
+		return storepath.Info{}, err
+	}
+	info, ok := infos[path]
+	if !ok {
+		return info, &InvalidPathError{Path: path}
+	}
+	return info, nil
+}
+
+// QueryPathInfos returns what the store knows of paths; invalid ones are missing from the result. It sends all requests at once.
+func (c *Conn) QueryPathInfos(ctx context.Context, paths []storepath.Path) (map[storepath.Path]storepath.Info, error) {
+	infos := make(map[storepath.Path]storepath.Info, len(paths))
+	err := c.pathCall(ctx, opQueryPathInfo, paths, func(i int, d decoder) error {
+		valid, err := d.flag()
+		if err != nil || !valid {
+			return err
+		}
+		info, err := d.info(paths[i])
+		infos[paths[i]] = info
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("query the infos of %d paths: %w", len(paths), err)
+	}
+	return infos, nil
+}
+
+// QueryClosure returns the infos of roots and of all that they refer to, in no particular order. It asks level by level, each
+// level at once. An invalid root, or a path that refers to an invalid one, is an [*InvalidPathError].
+func (c *Conn) QueryClosure(ctx context.Context, roots []storepath.Path) ([]storepath.Info, error) {
+	return Closure(ctx, roots, c.QueryPathInfos)
+}
+
+// Closure walks references level by level; query returns the infos of one level, without those of invalid paths.
+func Closure(ctx context.Context, roots []storepath.Path, query func(context.Context, []storepath.Path) (map[storepath.Path]storepath.Info, error)) ([]storepath.Info, error) {
+	var closure []storepath.Info
+	seen := make(map[storepath.Path]bool)
+	level := appendUnseen(nil, seen, roots)
+	for len(level) > 0 {
+		infos, err := query(ctx, level)
+		if err != nil {
+			return nil, err
+		}
+		var next []storepath.Path
+		for _, path := range level {
+			info, ok := infos[path]
+			if !ok {
+				return nil, &InvalidPathError{Path: path}
+			}
+			closure = append(closure, info)
+			next = appendUnseen(next, seen, info.References)
+		}
+		level = next
+	}
+	return closure, nil
+}
+
+func appendUnseen(level []storepath.Path, seen map[storepath.Path]bool, paths []storepath.Path) []storepath.Path {
+	for _, path := range paths {
+		if !seen[path] {
+			seen[path] = true
+			level = append(level, path)
+		}
+	}
+	return level
+}
+
+// QueryPathFromHashPart finds the valid path with this hash part (32 characters); the zero Path means that there is none.
+func (c *Conn) QueryPathFromHashPart(ctx context.Context, hash string) (path storepath.Path, err error) {
+	err = c.call(ctx, 1, func(_ int, e encoder) {
+		e.number(opQueryPathFromHashPart)
+		e.text(hash)
+	}, func(_ int, d decoder) (err error) {
+		path, err = d.optionalPath()
+		return err
+	})
+	if err != nil {
+		return storepath.Path{}, fmt.Errorf("query the path with hash %q: %w", hash, err)
+	}
+	return path, nil
+}
+
+// AddTempRoots protects paths from garbage collection until the connection is closed. They need not be valid: add the roots first
+// and query validity then, and no collection can come in between.
+func (c *Conn) AddTempRoots(ctx context.Context, paths []storepath.Path) error {
+	if err := c.pathCall(ctx, opAddTempRoot, paths, acknowledged); err != nil {
+		return fmt.Errorf("protect %d paths from garbage collection: %w", len(paths), err)
+	}
+	return nil
+}
+
+// AddIndirectRoot registers the symlink at an absolute path as a root of garbage collection, as long as it exists.
+func (c *Conn) AddIndirectRoot(ctx context.Context, link string) error {
+	err := c.call(ctx, 1, func(_ int, e encoder) {
+		e.number(opAddIndirectRoot)
+		e.text(link)
+	}, acknowledged)
+	if err != nil {
+		return fmt.Errorf("register garbage collector root %q: %w", link, err)
+	}
+	return nil
+}
+
+// EnsurePath makes a path valid, by substitution where it is not yet.
+func (c *Conn) EnsurePath(ctx context.Context, path storepath.Path) error {
+	if err := c.pathCall(ctx, opEnsurePath, []storepath.Path{path}, acknowledged); err != nil {
+		return fmt.Errorf("ensure path %q: %w", path, err)
+	}
+	return nil
+}
+
+// AddSignatures adds signatures ("name:base64") to a valid path.
+func (c *Conn) AddSignatures(ctx context.Context, path storepath.Path, signatures []string) error {
+	err := c.call(ctx, 1, func(_ int, e encoder) {
+		e.number(opAddSignatures)
+		e.path(path)
+		e.texts(signatures)
+	}, acknowledged)
+	if err != nil {
+		return fmt.Errorf("add signatures to %q: %w", path, err)
+	}
+	return nil
+}
+
+// NarFromPath writes the NAR of a valid path to w, and checks its form on the way. An invalid path is an [*InvalidPathError].
+// A writer that fails costs the connection. The call does not return before w does.
+func (c *Conn) NarFromPath(ctx context.Context, path storepath.Path, w io.Writer) error {
+	// A daemon that cannot begin to send the NAR closes the connection.
+	if _, err := c.QueryPathInfo(ctx, path); err != nil {
+		return err
+	}
+	var copyErr error
+	err := c.pathCall(ctx, opNarFromPath, []storepath.Path{path}, func(_ int, d decoder) error {
+		_, copyErr = nar.Copy(w, d.r)
+		return copyErr
+	})
+	if copyErr != nil && ctx.Err() == nil {
+		err = copyErr
+	}
+	if err != nil {
+		return fmt.Errorf("read NAR of %q: %w", path, err)
+	}
+	return nil
+}
+
+// acknowledged reads the result of operations that have none: always 1.
+func acknowledged(_ int, d decoder) error {
+	value, err := d.number()
+	if err == nil && value != 1 {
+		return fault("%d in the place of an acknowledgement", value)
+	}
+	return err
+}
+
+func sortedReferences(info storepath.Info) []storepath.Path {
+	refs := slices.Clone(info.References)
+	storepath.Sort(refs)
+	return slices.Compact(refs)
+}
