@@ -246,8 +246,7 @@ func (ch *sshChannel) exit() error {
 	return e
 }
 
-// Close implements [io.Closer]: a command that still runs gets SIGTERM (sshd passes it on to its process
-// group), and its channel is closed.
+// Close implements [Channel].
 func (ch *sshChannel) Close() error {
 	ch.closeOnce.Do(func() {
 		close(ch.closed)

@@ -47,12 +47,12 @@ func (o operator) expand(path string, s *settings) (string, error) {
 func (o operator) fileTokens(s *settings) map[byte]string {
 	alias := s.alias
 	if alias == "" {
-		alias = s.original
+		alias = s.given.host
 	}
 	short, _, _ := strings.Cut(o.name, ".")
 	return map[byte]string{
 		'%': "%", 'd': o.home, 'h': s.hostname, 'i': o.uid, 'k': alias, 'L': short, 'l': o.name,
-		'n': s.original, 'p': strconv.Itoa(s.port), 'r': s.user, 'u': o.user,
+		'n': s.given.host, 'p': strconv.Itoa(s.port), 'r': s.user, 'u': o.user,
 	}
 }
 
@@ -164,7 +164,7 @@ func (o operator) knownHostsFiles(s *settings) ([]string, error) {
 // fallbackSettings stand in where OpenSSH is not installed: what its defaults would be.
 func (o operator) fallbackSettings(e endpoint) settings {
 	s := settings{
-		original: e.host, hostname: e.host, user: e.user, port: e.port, network: "tcp", pubkeyAuth: true,
+		given: e, hostname: e.host, user: e.user, port: e.port, network: "tcp", pubkeyAuth: true,
 		userKnownHosts:   filepath.Join(o.home, ".ssh", "known_hosts"),
 		globalKnownHosts: "/etc/ssh/ssh_known_hosts",
 	}

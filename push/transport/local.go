@@ -140,7 +140,7 @@ func (ch *localChannel) startPTY(life context.Context, command string) error {
 		return err
 	}
 	ch.process, ch.terminal = process, master
-	ch.stdin, ch.stdout = master, &terminalReader{master: master, done: process.Done()}
+	ch.stdin, ch.stdout = master, &terminalReader{master: master}
 	return nil
 }
 
@@ -181,7 +181,7 @@ func (ch *localChannel) Wait() error {
 	return err
 }
 
-// Close implements [io.Closer]: a command that still runs gets SIGTERM and, after a grace time, SIGKILL.
+// Close implements [Channel]: a command that still runs gets SIGTERM and, after a grace time, SIGKILL.
 func (ch *localChannel) Close() error {
 	ch.closeOnce.Do(func() {
 		ch.cancel()
@@ -198,7 +198,6 @@ func (ch *localChannel) Close() error {
 // terminalReader reads a terminal until the command has ended and all that it printed was read.
 type terminalReader struct {
 	master *os.File
-	done   <-chan struct{}
 }
 
 // Read takes the error that Linux gives when the last user of a terminal has closed it (EIO) for the end.

@@ -10,71 +10,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/cpu"
-
-	"fleet/closure/run"
 )
-
-// Timeouts bound every wait of a transport. Zero fields take the defaults.
-type Timeouts struct {
-	// Connect bounds reaching a server, and then once more the handshake with it and the login; default 15 s. The
-	// time in which a person is asked for a passphrase does not count. The user's ConnectTimeout wins over it.
-	Connect time.Duration
-	// Channel bounds the opening of a channel; default 15 s.
-	Channel time.Duration
-	// Keepalive is the silence after which the server is asked for a sign of life; default 5 s.
-	// The user's ServerAliveInterval wins over it where it is not 0.
-	Keepalive time.Duration
-	// KeepaliveCount is how many such requests stay unanswered before the connection is given up; default 3.
-	KeepaliveCount int
-}
-
-func (t Timeouts) withDefaults() Timeouts {
-	if t.Connect <= 0 {
-		t.Connect = 15 * time.Second
-	}
-	if t.Channel <= 0 {
-		t.Channel = 15 * time.Second
-	}
-	if t.Keepalive <= 0 {
-		t.Keepalive = 5 * time.Second
-	}
-	if t.KeepaliveCount <= 0 {
-		t.KeepaliveCount = 3
-	}
-	return t
-}
-
-// forHost lets the user's ssh configuration win.
-func (t Timeouts) forHost(s *settings) Timeouts {
-	if s.connectTimeout > 0 {
-		t.Connect = s.connectTimeout
-	}
-	if s.aliveInterval > 0 {
-		t.Keepalive = s.aliveInterval
-		if s.aliveCount > 0 {
-			t.KeepaliveCount = s.aliveCount
-		}
-	}
-	return t
-}
-
-// NativeOptions configure [NewNative]. All zero values are usable.
-type NativeOptions struct {
-	// Runner starts `ssh -G`, ProxyCommands and getent; nil means closure/run.
-	Runner run.Runner
-	// ConfigFile is an ssh_config file to use in place of the user's and the system's, as `ssh -F` does.
-	ConfigFile string
-	// Prompt asks a person for the passphrase of a key; the question names the file. Only one question is open
-	// at a time. Nil means that nobody can be asked: encrypted keys are then used through an agent only.
-	Prompt func(ctx context.Context, prompt string) ([]byte, error)
-	// RecordHostKey keeps a key that was accepted because of [Target.AcceptNewHostKey]; address is
-	// host:port. Where it fails, the connection is closed. It is called from several goroutines.
-	RecordHostKey func(host, address, key string, provenance Provenance) error
-	// Banner receives what a server says before the login: at most 4 KiB, free of escape codes. May be nil.
-	Banner func(host, text string)
-	// Timeouts bound every wait.
-	Timeouts Timeouts
-}
 
 type native struct {
 	options  NativeOptions
@@ -87,13 +23,10 @@ type native struct {
 // where OpenSSH is installed; else ssh's defaults hold. It logs in with keys: those of an agent, key files, and user
 // certificates. FIDO key files, PKCS#11, GSSAPI, passwords and KnownHostsCommand need [NewOpenSSH].
 func NewNative(options NativeOptions) Dialer {
-	if options.Runner == nil {
-		options.Runner = run.RunnerFunc(run.Run)
-	}
-	options.Timeouts = options.Timeouts.withDefaults()
+	options = options.withDefaults()
 	return &native{
 		options:  options,
-		resolver: &resolver{runner: options.Runner, configFile: options.ConfigFile, operator: currentOperator()},
+		resolver: options.resolver(),
 		keyring:  newKeyring(options.Prompt),
 		ciphers:  preferredCiphers(),
 	}

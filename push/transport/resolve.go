@@ -121,7 +121,7 @@ func (r *resolver) settings(ctx context.Context, e endpoint, noProxy bool) (sett
 }
 
 func (r *resolver) query(ctx context.Context, configFile string, e endpoint, noProxy bool) (settings, error) {
-	argv := append([]string{"ssh", "-G"}, r.commonArguments(configFile, e)...)
+	argv := append([]string{"ssh", "-G"}, commonArguments(configFile, e)...)
 	if noProxy {
 		argv = append(argv, "-o", "ProxyJump=none", "-o", "ProxyCommand=none")
 	}
@@ -134,11 +134,12 @@ func (r *resolver) query(ctx context.Context, configFile string, e endpoint, noP
 		return settings{}, err
 	}
 	s, err := parseSettings(out.Bytes())
-	s.original = e.host
+	s.given = e
 	return s, err
 }
 
-func (r *resolver) commonArguments(configFile string, e endpoint) []string {
+// commonArguments are what every call of ssh for e begins with.
+func commonArguments(configFile string, e endpoint) []string {
 	var argv []string
 	if configFile != "" {
 		argv = append(argv, "-F", configFile)

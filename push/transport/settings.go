@@ -12,8 +12,8 @@ import (
 // settings is what the user's ssh would use for one host, as `ssh -G` prints it. Paths still hold
 // tokens and a tilde; see expander.
 type settings struct {
-	// original is the name as it was given, %n in ssh_config(5).
-	original string
+	// given is what ssh was asked about; its host is %n in ssh_config(5).
+	given    endpoint
 	hostname string
 	user     string
 	port     int

@@ -53,10 +53,10 @@ type sshConn struct {
 	silent  atomic.Bool
 	closing atomic.Bool
 	gone    chan struct{}
+
+	mu sync.Mutex
 	// explain, where set, finds a better reason for the end than the stream's.
 	explain func(err error) error
-
-	mu      sync.Mutex
 	closers []func()
 	reason  error
 	dead    bool
@@ -83,6 +83,12 @@ func (c *sshConn) onClose(f func()) {
 	}
 }
 
+func (c *sshConn) setExplain(explain func(error) error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.explain = explain
+}
+
 // watch owns the end of the connection.
 func (c *sshConn) watch() {
 	err := c.client.Wait()
@@ -90,8 +96,11 @@ func (c *sshConn) watch() {
 	if c.closing.Load() {
 		err = nil
 	} else {
-		if c.explain != nil {
-			err = c.explain(err)
+		c.mu.Lock()
+		explain := c.explain
+		c.mu.Unlock()
+		if explain != nil {
+			err = explain(err)
 		}
 		err = c.lost(err)
 	}

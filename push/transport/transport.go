@@ -39,7 +39,7 @@ type Dialer interface {
 // Conn is one authenticated connection to a host. It is safe for concurrent use.
 type Conn interface {
 	// Start runs command, which the login user's shell on the host interprets, on a new channel.
-	// Quote with [Quote]. ctx bounds the start alone; [Channel.Close] ends the command.
+	// Quote with [Quote]. ctx bounds the start alone; [Channel.Close] asks the command to end.
 	Start(ctx context.Context, command string, opts ChannelOptions) (Channel, error)
 	// User is the login user on the host.
 	User() string
@@ -60,13 +60,17 @@ type ChannelOptions struct {
 
 // Channel is a running command: Read reads its stdout, Write writes its stdin.
 type Channel interface {
-	io.ReadWriteCloser
+	io.Reader
+	io.Writer
 	// CloseWrite ends the command's stdin.
 	CloseWrite() error
 	// Stderr reads the command's stderr; it must be drained. It is empty with a PTY.
 	Stderr() io.Reader
 	// Wait returns once the command has ended and its output was read: nil, an [*ExitError], or why the connection was lost.
 	Wait() error
+	// Close ends the command's input and output and asks for SIGTERM; it does not wait for the end. sshd sends no signals
+	// for root logins, so there a command that neither reads nor writes goes on: make long ones watch their input.
+	Close() error
 }
 
 // Provenance says why a host key was accepted.

@@ -66,6 +66,15 @@ func (w *watchdog) pause(by int) {
 	}
 }
 
+// extend gives the full limit once more, and by on top.
+func (w *watchdog) extend(by time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.ended && !w.fired.Load() && w.paused == 0 {
+		w.timer.Reset(w.limit + by)
+	}
+}
+
 // waitedForHuman is the time that was spent in human.
 func (w *watchdog) waitedForHuman() time.Duration {
 	w.mu.Lock()
