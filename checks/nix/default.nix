@@ -23,30 +23,35 @@ let
   /**
     A user's flake.
 
-    Type:   { inputs ? { }, ... } -> Flake
-    Inputs: more inputs, and the rest of the flake-parts module
+    Type:   { inputs ? { }, without ? [ ], ... } -> Flake
+    Inputs: more inputs, the names of inputs that the flake does not have, and the rest of the flake-parts module
   */
   mkUser =
     {
       inputs ? { },
+      without ? [ ],
       ...
     }@arguments:
     let
-      allInputs = {
-        inherit
-          self
-          nixpkgs
-          flake-parts
-          fleet
-          ;
-      }
-      // inputs;
+      allInputs =
+        removeAttrs {
+          inherit
+            self
+            nixpkgs
+            flake-parts
+            fleet
+            ;
+        } without
+        // inputs;
       self =
         flake-parts.lib.mkFlake { inputs = allInputs; } {
           systems = [ "x86_64-linux" ];
           imports = [
             fleet.flakeModules.default
-            (removeAttrs arguments [ "inputs" ])
+            (removeAttrs arguments [
+              "inputs"
+              "without"
+            ])
           ];
         }
         // {

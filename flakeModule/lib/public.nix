@@ -8,8 +8,20 @@ let
     head
     splitString
     ;
+
+  firstOf =
+    which: host:
+    if host.network.${which} == [ ] then
+      throw ''
+        host "${host.name}" has no address in network.${which}, but a module asks for one.
+        Set it: hosts.${host.name}.network.${which} = [ "10.0.0.1" ];
+      ''
+    else
+      stripPrefixLength (head host.network.${which});
+
+  stripPrefixLength = address: head (splitString "/" address);
 in
-rec {
+{
   /**
     The hosts that have a tag.
 
@@ -32,7 +44,7 @@ rec {
     Type:   String -> String
     Example: stripPrefixLength "10.0.0.1/24" => "10.0.0.1"
   */
-  stripPrefixLength = address: head (splitString "/" address);
+  inherit stripPrefixLength;
 
   /**
     The first internal address of a host, without prefix length.
@@ -49,16 +61,6 @@ rec {
     Output: throws, with the option to set, where the host has none
   */
   externalIp = firstOf "externalIps";
-
-  firstOf =
-    which: host:
-    if host.network.${which} == [ ] then
-      throw ''
-        host "${host.name}" has no address in network.${which}, but a module asks for one.
-        Set it: hosts.${host.name}.network.${which} = [ "10.0.0.1" ];
-      ''
-    else
-      stripPrefixLength (head host.network.${which});
 
   /**
     Modules for several hosts at once: the same value for each name.

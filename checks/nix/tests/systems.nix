@@ -460,12 +460,12 @@ in
   testAFlakeWithoutNixpkgsNamesTheRemedy = {
     expr =
       (mkUser {
-        inputs.nixpkgs = { };
+        without = [ "nixpkgs" ];
         fleetConfigurations.default.hosts.a.system = x86;
       }).fleetConfigurations.default.hosts.a.record;
     expectedError = {
       type = "ThrownError";
-      msg = "must be a nixpkgs flake, but it is an attribute set without lib\\.nixosSystem";
+      msg = "Add the input, or set nixpkgs\\.buildUsing of the fleet to another one";
     };
   };
 
