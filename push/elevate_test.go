@@ -283,7 +283,7 @@ func awaitOutput(t *testing.T, h *host, command, want string) {
 func (l *lab) connector() *Connector {
 	return &Connector{
 		Dialers: map[string]transport.Dialer{"native": l.dialer()},
-		Helper:  l.helperFor, Source: l.source(), Software: "test",
+		Helper:  l.helperFor, Source: l.store, Software: "test",
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"fleet/closure"
 	"fleet/closure/run"
 	"fleet/closure/storepath"
 	"fleet/evaluator/plan"
@@ -78,6 +79,7 @@ type lab struct {
 	dir, config string
 	hostKey     string
 	helper      storepath.Path
+	store       *closure.LocalStore
 }
 
 // newLab skips the test where hosts cannot run, and fails it where everything is required.
@@ -98,7 +100,8 @@ func newLab(t *testing.T) *lab {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	l := &lab{dir: dir, config: filepath.Join(dir, "ssh_config")}
+	l := &lab{dir: dir, config: filepath.Join(dir, "ssh_config"), store: closure.NewLocalStore(closure.LocalOptions{})}
+	t.Cleanup(func() { l.store.Close() })
 	l.hostKey = l.key(t, "host_key")
 	write(t, filepath.Join(dir, "authorized_keys"), l.key(t, "id"), 0o644)
 	write(t, l.config, "IdentityFile "+filepath.Join(dir, "id")+"\nIdentitiesOnly yes\nIdentityAgent none\n", 0o644)

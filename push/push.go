@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"fleet/closure"
 	"fleet/closure/storepath"
@@ -47,15 +48,26 @@ func (s *Session) Push(ctx context.Context, request PushRequest) (PushResult, er
 	if request.Step == "" {
 		request.Step = plan.StepPush
 	}
-	t := &transfer{s: s, request: request, graph: graph, damaged: map[storepath.Path]bool{}}
-	t.progress = newProgress(s, request.Step)
+	t := newTransfer(s, request, graph)
+	err = t.repeat(ctx, t.round)
+	return t.result(), t.explain(err)
+}
+
+func newTransfer(s *Session, request PushRequest, graph *closure.Graph) *transfer {
+	return &transfer{
+		s: s, request: request, graph: graph, damaged: map[storepath.Path]bool{}, progress: newProgress(s, request.Step),
+	}
+}
+
+// repeat does work over as many connections as it takes, and again where a path arrived damaged for the first time.
+func (t *transfer) repeat(ctx context.Context, work func(context.Context, *link) (bool, error)) error {
 	for {
-		err := s.resume(ctx, t.round)
+		err := t.s.resume(ctx, work)
 		path, again := t.again(err)
 		if !again {
-			return t.result(), t.explain(err)
+			return err
 		}
-		s.warn(request.Step, fmt.Sprintf("%s arrived damaged, sending it again", path))
+		t.s.warn(t.request.Step, fmt.Sprintf("%s arrived damaged, sending it again", path))
 	}
 }
 
@@ -96,11 +108,8 @@ func (t *transfer) round(ctx context.Context, l *link) (progress bool, err error
 
 // missing asks for what the host lacks, references first, in one round trip; the agent protects all of it from then on.
 func (t *transfer) missing(ctx context.Context, l *link) ([]closure.PathInfo, error) {
-	order := t.graph.Order()
-	names := make([]string, len(order))
-	for i, info := range order {
-		names[i] = info.Path.String()
-	}
+	order := t.graph.Topological()
+	names := pathStrings(order)
 	var result proto.MissingResult
 	if err := l.control.Call(ctx, proto.MethodMissing, proto.MissingRequest{Paths: names}, &result); err != nil {
 		return nil, err
@@ -118,8 +127,9 @@ func (t *transfer) missing(ctx context.Context, l *link) ([]closure.PathInfo, er
 	}
 	var infos []closure.PathInfo
 	var size uint64
-	for i, info := range order {
+	for i, path := range order {
 		if missing[names[i]] {
+			info, _ := t.graph.Info(path)
 			infos = append(infos, info)
 			size += info.NarSize
 			delete(missing, names[i])
@@ -147,7 +157,8 @@ func (t *transfer) prepare(infos []closure.PathInfo, size uint64) error {
 	refuse := &NotTrustedError{Host: t.s.spec.Target.Host, User: t.s.user()}
 	for i := range infos {
 		if t.request.Signer != nil {
-			t.request.Signer.SignInfo(&infos[i])
+			// The graph shares its slices with other pushes.
+			infos[i].Signatures = append(slices.Clone(infos[i].Signatures), t.request.Signer.Sign(infos[i]))
 		} else if len(infos[i].Signatures) == 0 && infos[i].CA == "" {
 			if refuse.Count++; refuse.Count == 1 {
 				refuse.Path = infos[i].Path
@@ -200,7 +211,7 @@ func (t *transfer) explain(err error) error {
 	case proto.CodeNotTrusted:
 		e := &NotTrustedError{Host: host, User: t.s.user(), Path: errorPath(answer), Count: 1}
 		if t.request.Signer != nil {
-			e.Key = t.request.Signer.PublicKey()
+			e.Key = t.request.Signer.PublicKey().String()
 		}
 		return e
 	}

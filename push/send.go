@@ -1,14 +1,11 @@
 package push
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 
 	"fleet/closure"
@@ -127,7 +124,7 @@ func (t *transfer) writePath(ctx context.Context, w *proto.ImportWriter, info cl
 	if err != nil {
 		return err
 	}
-	check := &checker{w: body, want: info, sum: sha256.New()}
+	check := &checker{Verifier: closure.NewVerifier(), w: body, want: info}
 	if err := t.s.c.Source.NAR(ctx, info.Path, check); err != nil {
 		if check.err != nil {
 			return check.err
@@ -140,12 +137,11 @@ func (t *transfer) writePath(ctx context.Context, w *proto.ImportWriter, info cl
 	return check.finish()
 }
 
-// checker passes a NAR on and compares it with what is known of the path.
+// checker passes a NAR on and measures it.
 type checker struct {
+	*closure.Verifier
 	w    io.Writer
 	want closure.PathInfo
-	sum  hash.Hash
-	size uint64
 	// err is why it stopped taking data.
 	err error
 }
@@ -154,31 +150,21 @@ func (c *checker) Write(p []byte) (int, error) {
 	if c.err != nil {
 		return 0, c.err
 	}
-	if c.size+uint64(len(p)) > c.want.NarSize {
-		c.err = c.corrupt(fmt.Sprintf("its NAR is longer than the %d bytes that Nix registered", c.want.NarSize))
+	_, _ = c.Verifier.Write(p)
+	if _, size := c.Sum(); size > c.want.NarSize {
+		c.err = &CorruptError{Path: c.want.Path, Reason: fmt.Sprintf("its NAR is longer than the %d bytes that Nix registered", c.want.NarSize)}
 		return 0, c.err
 	}
-	c.sum.Write(p)
-	n, err := c.w.Write(p)
-	c.size += uint64(n)
-	c.err = err
-	return n, err
+	var n int
+	n, c.err = c.w.Write(p)
+	return n, c.err
 }
 
 func (c *checker) finish() error {
-	switch {
-	case c.err != nil:
-		return c.err
-	case c.size != c.want.NarSize:
-		return c.corrupt(fmt.Sprintf("its NAR has %d bytes, Nix registered %d", c.size, c.want.NarSize))
-	case !bytes.Equal(c.sum.Sum(nil), c.want.NarHash[:]):
-		return c.corrupt("its contents do not have the hash that Nix registered")
+	if err := c.Check(c.want); c.err == nil && err != nil {
+		c.err = &CorruptError{Path: c.want.Path, Reason: err.Error()}
 	}
-	return nil
-}
-
-func (c *checker) corrupt(reason string) error {
-	return &CorruptError{Path: c.want.Path, Reason: reason}
+	return c.err
 }
 
 // sink remembers the error of a connection, so that it is told apart from errors of reading.

@@ -65,14 +65,17 @@ func makeExport(ctx context.Context, source closure.Source, helper storepath.Pat
 	zip := gzip.NewWriter(&packed)
 	sum := sha256.New()
 	count := &countingWriter{w: io.MultiWriter(zip, sum), limit: maxExport}
-	paths, err := closure.WriteExport(ctx, source, count, helper)
+	graph, err := source.Closure(ctx, helper)
 	if err != nil {
+		return nil, err
+	}
+	if err := closure.WriteExport(ctx, count, source, graph); err != nil {
 		return nil, err
 	}
 	if err := zip.Close(); err != nil {
 		return nil, err
 	}
-	return &export{size: count.n, sum: hex.EncodeToString(sum.Sum(nil)), packed: packed.Bytes(), solo: paths == 1}, nil
+	return &export{size: count.n, sum: hex.EncodeToString(sum.Sum(nil)), packed: packed.Bytes(), solo: graph.Len() == 1}, nil
 }
 
 // upload is a helper's export on a host. Its folder is there until the channel is closed.
