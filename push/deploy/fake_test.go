@@ -1,0 +1,244 @@
+package deploy
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"fleet/closure/storepath"
+	"fleet/evaluator"
+	"fleet/evaluator/plan"
+	"fleet/push"
+	"fleet/push/proto"
+)
+
+// world is a fleet in memory: what the pipeline's two interfaces can see of one. It stands in for Nix and for hosts, never for the pipeline.
+type world struct {
+	mu    sync.Mutex
+	plan  *plan.Plan
+	hosts map[string]*fakeHost
+	// batches are the hosts of each call of Records.
+	batches [][]string
+	// events are all that was emitted, as "host step kind".
+	events []plan.Event
+	// log is the order of what was done, as "host what".
+	log []string
+	// evalErr, by host; recordsErr is about a whole batch.
+	evalErr    map[string]error
+	buildErr   map[string]error
+	recordsErr error
+	// hook is called before something is done, outside of the lock; an error fails it.
+	hook func(ctx context.Context, host, what string) error
+}
+
+type fakeHost struct {
+	info    proto.HostInfo
+	connect error
+	push    error
+	begin   error
+	// status changes what a transaction ends with.
+	status func(*proto.TxnStatus)
+	valid  map[string]bool
+	closed int
+}
+
+const zeros = "00000000000000000000000000000000"
+
+func toplevel(host string, version int) string {
+	return fmt.Sprintf("/nix/store/%s-nixos-%s-%d", zeros, host, version)
+}
+
+// newWorld makes hosts that run version 1 while the plan says version 2.
+func newWorld(names ...string) *world {
+	w := &world{plan: &plan.Plan{FormatVersion: 1, Fleet: "default", Hosts: map[string]plan.Host{}}, hosts: map[string]*fakeHost{},
+		evalErr: map[string]error{}, buildErr: map[string]error{}}
+	for _, name := range names {
+		w.plan.Hosts[name] = plan.Host{System: "x86_64-linux", Tags: []string{"all"}, Deploy: plan.Deploy{Address: name, Transport: "native", BuildOn: "operator"}}
+		old := toplevel(name, 1)
+		w.hosts[name] = &fakeHost{info: proto.HostInfo{Current: old, Profile: old, BootDefault: old, Generation: 1}, valid: map[string]bool{old: true}}
+	}
+	return w
+}
+
+func (w *world) do(ctx context.Context, host, what string) error {
+	w.mu.Lock()
+	w.log = append(w.log, host+" "+what)
+	hook := w.hook
+	w.mu.Unlock()
+	if hook != nil {
+		return hook(ctx, host, what)
+	}
+	return ctx.Err()
+}
+
+func (w *world) did(entry string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Contains(w.log, entry)
+}
+
+func (w *world) Emit(e plan.Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.events = append(w.events, e)
+}
+
+// The backend.
+
+func (w *world) Snapshot(context.Context) (evaluator.Snapshot, error) {
+	return evaluator.Snapshot{Source: "memory"}, nil
+}
+func (w *world) Plan(context.Context, evaluator.Snapshot) (*plan.Plan, error) { return w.plan, nil }
+func (w *world) Helper(context.Context, evaluator.Snapshot, *plan.Plan, string) (storepath.Path, error) {
+	return storepath.Parse("/nix/store/" + zeros + "-fleet-helper")
+}
+
+func (w *world) Records(ctx context.Context, _ evaluator.Snapshot, _ *plan.Plan, hosts []string, each func(evaluator.RecordResult)) error {
+	w.mu.Lock()
+	w.batches = append(w.batches, hosts)
+	w.mu.Unlock()
+	if w.recordsErr != nil {
+		return w.recordsErr
+	}
+	for _, name := range hosts {
+		if err := w.do(ctx, name, "evaluate"); err != nil {
+			each(evaluator.RecordResult{Host: name, Err: err})
+			continue
+		}
+		if err := w.evalErr[name]; err != nil {
+			each(evaluator.RecordResult{Host: name, Err: err})
+			continue
+		}
+		top := toplevel(name, 2)
+		each(evaluator.RecordResult{Host: name, Record: plan.Record{System: &plan.System{OutPath: top, DrvPath: top + ".drv", Specialisations: []string{"dark"}}}})
+	}
+	return nil
+}
+
+func (w *world) Build(ctx context.Context, r evaluator.BuildRequest) error {
+	if err := w.do(ctx, r.Host, "build"); err != nil {
+		return err
+	}
+	return w.buildErr[r.Host]
+}
+
+// The connector.
+
+func (w *world) Connect(ctx context.Context, spec push.HostSpec) (Session, error) {
+	name := spec.Target.Host
+	if err := w.do(ctx, name, "connect"); err != nil {
+		return nil, err
+	}
+	if err := w.hosts[name].connect; err != nil {
+		return nil, err
+	}
+	return &fakeSession{w: w, name: name, host: w.hosts[name]}, nil
+}
+
+type fakeSession struct {
+	w     *world
+	name  string
+	host  *fakeHost
+	begun proto.BeginRequest
+}
+
+func (s *fakeSession) Info() proto.HostInfo {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	return s.host.info
+}
+
+func (s *fakeSession) Refresh(ctx context.Context) (proto.HostInfo, error) {
+	return s.Info(), s.w.do(ctx, s.name, "refresh")
+}
+
+func (s *fakeSession) Push(ctx context.Context, r push.PushRequest) (push.PushResult, error) {
+	if err := s.w.do(ctx, s.name, "push"); err != nil {
+		return push.PushResult{}, err
+	}
+	return push.PushResult{Paths: 3, NarBytes: 300, WireBytes: 100}, s.host.push
+}
+
+func (s *fakeSession) Build(ctx context.Context, r push.BuildRequest) (storepath.Path, error) {
+	if err := s.w.do(ctx, s.name, "build-on "+r.Drv.Name()); err != nil {
+		return storepath.Path{}, err
+	}
+	return storepath.Parse(strings.TrimSuffix(r.Drv.String(), ".drv"))
+}
+
+func (s *fakeSession) Fetch(ctx context.Context, _ []storepath.Path) error {
+	return s.w.do(ctx, s.name, "fetch")
+}
+
+func (s *fakeSession) Root(ctx context.Context, _ string, _ storepath.Path) error {
+	return s.w.do(ctx, s.name, "root")
+}
+
+func (s *fakeSession) Begin(ctx context.Context, r proto.BeginRequest) (string, error) {
+	if err := s.w.do(ctx, s.name, "begin"); err != nil {
+		return "", err
+	}
+	s.begun = r
+	return "txn-" + s.name, s.host.begin
+}
+
+func (s *fakeSession) Attach(ctx context.Context, txn string, each func(proto.TxnEvent)) (proto.TxnStatus, error) {
+	each(proto.TxnEvent{State: proto.TxnSwitching, Log: "activating the con"})
+	each(proto.TxnEvent{Log: "figuration\nsetting up /etc"})
+	if err := s.w.do(ctx, s.name, "attach"); err != nil {
+		return proto.TxnStatus{}, err
+	}
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	info := &s.host.info
+	action := s.begun.Action
+	if action == proto.ActionSwitch || action == proto.ActionTest {
+		info.Current = s.begun.Toplevel
+	}
+	if action == proto.ActionSwitch || action == proto.ActionBoot {
+		info.Profile, info.BootDefault = s.begun.Toplevel, s.begun.Toplevel
+		info.Generation++
+	}
+	st := proto.TxnStatus{Txn: txn, State: proto.TxnCommitted, Action: action, Toplevel: s.begun.Toplevel, Specialisation: s.begun.Specialisation,
+		Current: info.Current, Profile: info.Profile, BootDefault: info.BootDefault, Generation: info.Generation}
+	if s.host.status != nil {
+		s.host.status(&st)
+	}
+	return st, nil
+}
+
+func (s *fakeSession) Close() error {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	s.host.closed++
+	return nil
+}
+
+// run deploys all hosts of the world.
+func (w *world) run(ctx context.Context, t *testing.T, change func(*Deployer, *Request)) *Report {
+	t.Helper()
+	d := &Deployer{Backend: w, Plan: w.plan, Connector: w, Reporter: w, Limits: Limits{BatchWindow: 10 * time.Millisecond}}
+	request := Request{Action: ActionSwitch, Hosts: slices.Sorted(maps.Keys(w.plan.Hosts)), Owner: "alice@laptop"}
+	if change != nil {
+		change(d, &request)
+	}
+	report, err := d.Run(ctx, request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return report
+}
+
+// outcomes maps hosts to their outcomes.
+func outcomes(r *Report) map[string]Outcome {
+	m := map[string]Outcome{}
+	for _, h := range r.Hosts {
+		m[h.Host] = h.Outcome
+	}
+	return m
+}

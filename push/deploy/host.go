@@ -1,0 +1,253 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"fleet/closure/storepath"
+	"fleet/evaluator/plan"
+	"fleet/push"
+	"fleet/push/proto"
+)
+
+// hostRun is one host's way through a run; it belongs to one goroutine.
+type hostRun struct {
+	*deployment
+	name    string
+	host    plan.Host
+	session Session
+	info    proto.HostInfo
+	system  plan.System
+	// toplevel is the parsed path of system.
+	toplevel storepath.Path
+	want     target
+	report   HostReport
+	// step is the step that is under way, begun when it started.
+	step  plan.Step
+	begun time.Time
+	// recorded and gated say that the host has been counted by the batcher and the gate.
+	recorded, gated bool
+}
+
+// host takes one host through the run. It returns when the host is done, or has failed, and always with an outcome.
+func (r *deployment) host(name string) HostReport {
+	h := &hostRun{deployment: r, name: name, host: r.Plan.Hosts[name], report: HostReport{Host: name}}
+	err := h.steps()
+	if !h.recorded {
+		r.records.leave()
+	}
+	if !h.gated && r.gate != nil {
+		r.gate.leave()
+	}
+	if err != nil {
+		h.fail(err)
+	}
+	if !r.builders[name] {
+		r.sessions.close(name)
+	}
+	return h.report
+}
+
+// steps runs the host's steps in order, until the action is done or one fails.
+func (h *hostRun) steps() error {
+	if needsSession(h.name, h.request.Action, h.host) {
+		if err := h.do(plan.StepConnect, h.connect); err != nil {
+			return err
+		}
+	}
+	if err := h.do(plan.StepEvaluate, h.evaluate); err != nil {
+		return err
+	}
+	if h.isUnchanged() {
+		return h.skip(plan.StepBuild, plan.StepPush, plan.StepActivate)
+	}
+	if err := h.do(plan.StepBuild, h.build); err != nil {
+		return err
+	}
+	h.resolveSpecialisation()
+	switch {
+	case h.request.Action == ActionBuild:
+		h.report.Outcome = OutcomeBuilt
+		return nil
+	case h.isUnchanged():
+		return h.skip(plan.StepPush, plan.StepActivate)
+	}
+	if err := h.do(plan.StepPush, h.push); err != nil {
+		return err
+	}
+	if h.request.Action == ActionPush {
+		h.report.Outcome = OutcomePushed
+		return nil
+	}
+	return h.activateStep()
+}
+
+// activateStep waits for the confirmation, where one is asked for, and activates.
+func (h *hostRun) activateStep() error {
+	if h.gate != nil {
+		h.gated = true
+		if err := h.gate.pass(h.work, Change{Host: h.name, Old: h.info.Current, New: h.want.toplevel}); err != nil {
+			h.step = plan.StepActivate
+			return err
+		}
+	}
+	return h.do(plan.StepActivate, h.activate)
+}
+
+// do runs one step, times it and reports it.
+func (h *hostRun) do(step plan.Step, f func() error) error {
+	if err := context.Cause(h.work); err != nil {
+		h.step = step
+		return err
+	}
+	h.step, h.begun = step, time.Now()
+	h.emit(plan.Event{Kind: plan.EventStarted})
+	err := f()
+	took := time.Since(h.begun)
+	h.report.Steps = append(h.report.Steps, StepTime{Step: step, Duration: took})
+	if err == nil {
+		h.emit(h.doneEvent(took))
+	}
+	return err
+}
+
+// doneEvent is the last event of a step that succeeded.
+func (h *hostRun) doneEvent(took time.Duration) plan.Event {
+	event := plan.Event{Kind: plan.EventDone, Seconds: took.Seconds()}
+	if h.step == plan.StepPush {
+		event.Done, event.Total, event.Unit, event.WireBytes = h.report.NarBytes, h.report.NarBytes, "bytes", h.report.WireBytes
+	}
+	return event
+}
+
+func (h *hostRun) emit(e plan.Event) {
+	e.Time, e.Host = time.Now(), h.name
+	if e.Step == "" {
+		e.Step = h.step
+	}
+	h.Reporter.Emit(e)
+}
+
+// skip ends the host as unchanged.
+func (h *hostRun) skip(steps ...plan.Step) error {
+	for _, step := range steps {
+		h.emit(plan.Event{Kind: plan.EventSkipped, Step: step, Message: "unchanged"})
+	}
+	h.report.Outcome, h.report.Generation = OutcomeUnchanged, h.info.Generation
+	return nil
+}
+
+// connect opens the session, and ends here where another operator holds the host.
+func (h *hostRun) connect() error {
+	session, err := h.sessions.get(h.work, h.name)
+	if err != nil {
+		return err
+	}
+	h.session, h.info = session, session.Info()
+	h.report.Old, h.report.Generation = h.info.Current, h.info.Generation
+	return h.locked()
+}
+
+// locked is the error for a lock of somebody else, where the action needs it.
+func (h *hostRun) locked() error {
+	if h.info.Lock != nil && h.request.Action.Activates() {
+		return &push.LockedError{Host: h.name, Holder: h.info.Lock}
+	}
+	return nil
+}
+
+func (h *hostRun) evaluate() error {
+	h.recorded = true
+	record, err := h.records.record(h.work, h.name)
+	if err != nil {
+		return err
+	}
+	if record.System == nil {
+		return fmt.Errorf("evaluate %q: its record has no system", h.name)
+	}
+	h.system = *record.System
+	h.want.toplevel = h.system.OutPath
+	h.report.New = h.system.OutPath
+	if h.toplevel, err = storepath.Parse(h.system.OutPath); err != nil {
+		return fmt.Errorf("evaluate %q: %w", h.name, err)
+	}
+	return h.checkSpecialisation()
+}
+
+// isUnchanged says whether there is nothing to do on the host.
+func (h *hostRun) isUnchanged() bool {
+	return h.session != nil && unchanged(h.request.Action, h.info, h.want)
+}
+
+// push makes the toplevel valid on the host and protects it there.
+func (h *hostRun) push() error {
+	if err := h.acquire(h.pushes); err != nil {
+		return err
+	}
+	defer func() { <-h.pushes }()
+	if buildPlace(h.name, h.host) == buildOnTarget {
+		return h.session.Root(h.work, h.Plan.Fleet, h.toplevel)
+	}
+	result, err := h.session.Push(h.work, push.PushRequest{
+		Roots: []storepath.Path{h.toplevel}, RootName: h.Plan.Fleet, Substitute: h.substitute(h.host), Signer: h.request.Signer,
+	})
+	h.report.Paths, h.report.NarBytes, h.report.WireBytes = result.Paths, result.NarBytes, result.WireBytes
+	return err
+}
+
+// substitute says whether a host fetches from its own substituters first.
+func (h *hostRun) substitute(on plan.Host) bool {
+	if h.request.Substitute != nil {
+		return *h.request.Substitute
+	}
+	return on.Deploy.SubstituteOnDestination
+}
+
+// fail sets the outcome that an error stands for, and reports it.
+func (h *hostRun) fail(err error) {
+	outcome := h.outcomeOf(err)
+	h.report.Outcome = outcome
+	switch outcome {
+	case OutcomeInterrupted, OutcomeDeclined, OutcomeCancelled:
+		h.emit(plan.Event{Kind: plan.EventSkipped, Message: string(outcome)})
+		return
+	}
+	h.report.Err = &HostError{Host: h.name, Step: h.step, Err: err}
+	event := plan.Event{Kind: plan.EventFailed, Message: err.Error()}
+	var hinted interface{ Hint() string }
+	if errors.As(err, &hinted) {
+		event.Hint = hinted.Hint()
+	}
+	if n := len(h.report.Steps); n > 0 && h.report.Steps[n-1].Step == h.step {
+		event.Seconds = h.report.Steps[n-1].Duration.Seconds()
+	}
+	h.emit(event)
+	if h.request.FailFast && outcome != OutcomeDetached {
+		h.cancel(errFailFast)
+	}
+}
+
+// outcomeOf classifies an error of the host. After an interruption or a failure of another host, errors are taken for their consequences.
+func (h *hostRun) outcomeOf(err error) Outcome {
+	var locked *push.LockedError
+	var detached *DetachedError
+	var failed *ActivationError
+	interrupted := h.outer.Err() != nil
+	switch {
+	case errors.As(err, &locked):
+		return OutcomeLocked
+	case errors.As(err, &detached) && interrupted:
+		return OutcomeDetached
+	case errors.As(err, &detached), errors.As(err, &failed):
+		return OutcomeFailed
+	case errors.Is(err, errDeclined):
+		return OutcomeDeclined
+	case interrupted:
+		return OutcomeInterrupted
+	case errors.Is(context.Cause(h.work), errFailFast):
+		return OutcomeCancelled
+	}
+	return OutcomeFailed
+}
