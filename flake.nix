@@ -75,11 +75,13 @@
               ;
           };
 
+          # What the nixpkgs in use does not have is left out here, too.
           devShells.default = pkgs.mkShell {
-            packages = [
-              pkgs.go
-              pkgs.gopls
-              pkgs.shellcheck
+            packages = lib.concatMap (name: lib.optional (pkgs ? ${name}) pkgs.${name}) [
+              "go"
+              "gopls"
+              "nixfmt-tree"
+              "shellcheck"
             ];
           };
 

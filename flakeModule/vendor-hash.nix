@@ -1,2 +1,2 @@
 # The hash of what `go mod vendor` writes for the sources of the program. `checks/nix/vendor-hash --update` writes this file.
-"sha256-NATxbxh659S1nlld9zgyLPm0ZPK+ahcyqOzG2zJlc7c="
+"sha256-3CBNFWc/+UAd9eRNB+Ym2Qj0RP/Y4qjcU/qiLMu45aY="

@@ -44,7 +44,7 @@ let
         else
           "the name is no host name"
       }.
-      Rename the host: 1 to 63 letters, digits, - and _, with a letter or a digit at both ends, and not ${sentence fleetNames.reservedHosts}.
+      Rename the host: 1 to 63 letters, digits, - and _, with a letter or a digit at both ends, and none of ${sentence fleetNames.reservedHosts}.
       Where only the NixOS host name should differ, set networking.hostName in ${entry name}.nixos.
     '';
 
