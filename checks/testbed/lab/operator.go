@@ -12,8 +12,9 @@ import (
 
 // The folders of an operator's machine. Examples are locked to the product and the stand-ins there.
 const (
-	operatorSource = "/src/fleet"
-	operatorHelper = "/src/helper"
+	operatorSource  = "/src/fleet"
+	operatorHelper  = "/src/helper"
+	operatorNixpkgs = "/src/nixpkgs"
 )
 
 // Operator is a host that plays the operator's machine: the project's source, Nix, git, ssh with the lab's key.
@@ -51,7 +52,14 @@ func (o *Operator) installSource(ctx context.Context) error {
 	if _, err := os.Stat(filepath.Join(o.lab.repo, "bin/fleet-helper")); err != nil {
 		return fmt.Errorf("the helper is not built: %w\nrun: make build", err)
 	}
-	return o.unpack(ctx, o.lab.repo, []byte("bin/fleet-helper\x00VERSION\x00"), operatorHelper)
+	if err := o.unpack(ctx, o.lab.repo, []byte("bin/fleet-helper\x00VERSION\x00"), operatorHelper); err != nil {
+		return err
+	}
+	// The stand-in's flake input "helper" is a folder beside its flake.nix. A lock file keeps an override of a nested
+	// relative input on no version of Nix, so the binary goes to where the input points.
+	_, err = o.Sh(ctx, `rm -rf "$2"; cp -r "$1"/checks/offline/nixpkgs "$2"; rm -rf "$2"/helper-missing; cp -r "$3" "$2"/helper-missing`,
+		operatorSource, operatorNixpkgs, operatorHelper)
+	return err
 }
 
 // existing leaves out what git still knows but is deleted in the work tree.
@@ -96,8 +104,7 @@ cd "$2"
 git init --quiet
 git add --all
 nix flake lock --override-input fleet path:`+operatorSource+` \
-  --override-input nixpkgs path:`+operatorSource+`/checks/offline/nixpkgs \
-  --override-input nixpkgs/helper path:`+operatorHelper+` \
+  --override-input nixpkgs path:`+operatorNixpkgs+` \
   --override-input flake-parts path:`+operatorSource+`/checks/offline/flake-parts
 git add --all
 git commit --quiet --message "Example"`, example, dir)
