@@ -1,0 +1,401 @@
+package closure
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"fleet/closure/daemon"
+	"fleet/closure/run"
+	"fleet/closure/storepath"
+	"fleet/closure/storetest"
+)
+
+func generatedKey(t *testing.T) string {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "fleet-test:" + base64.StdEncoding.EncodeToString(key)
+}
+
+func localStore(t *testing.T, store *storetest.Store) *LocalStore {
+	t.Helper()
+	s := NewLocalStore(LocalOptions{Daemon: store.Options()})
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// filled is a private store with a diamond of paths, and its graph.
+func filled(t *testing.T) (*storetest.Store, *LocalStore, *Graph) {
+	t.Helper()
+	store := storetest.New(t)
+	_, _, _, top := store.Diamond(store.Connect())
+	source := localStore(t, store)
+	graph, err := source.Closure(t.Context(), top.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store, source, graph
+}
+
+func TestLocalStoreReadsWhatIsThere(t *testing.T) {
+	_, source, graph := filled(t)
+	if graph.Len() != 4 {
+		t.Fatalf("%d paths", graph.Len())
+	}
+	for _, path := range graph.Topological() {
+		info, _ := graph.Info(path)
+		v := NewVerifier()
+		if err := source.NAR(t.Context(), path, v); err != nil {
+			t.Fatal(err)
+		}
+		if err := v.Check(info); err != nil {
+			t.Error(err)
+		}
+	}
+	missing := testPath(t, "missing")
+	var invalid *daemon.InvalidPathError
+	if _, err := source.Closure(t.Context(), graph.Roots()[0], missing); !errors.As(err, &invalid) || invalid.Path != missing {
+		t.Error(err)
+	}
+	if err := source.NAR(t.Context(), missing, io.Discard); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+	valid, err := source.Valid(t.Context(), missing, graph.Roots()[0])
+	if err != nil || len(valid) != 1 || valid[0] != graph.Roots()[0] {
+		t.Error(valid, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := source.NAR(ctx, graph.Roots()[0], io.Discard); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+func TestOneCancelledQueryDoesNotStopOthers(t *testing.T) {
+	_, source, graph := filled(t)
+	var group sync.WaitGroup
+	for i := range 20 {
+		group.Go(func() {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if i%4 == 0 {
+				go cancel()
+			}
+			_, err := source.Closure(ctx, graph.Roots()...)
+			if err != nil && (i%4 != 0 || !errors.Is(err, context.Canceled)) {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+}
+
+func TestProtectedPathsOutliveACollection(t *testing.T) {
+	store, source, graph := filled(t)
+	if err := source.Protect(t.Context(), graph.Roots()...); err != nil {
+		t.Fatal(err)
+	}
+	if err := source.Protect(t.Context(), testPath(t, "missing")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := source.roots.get(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// A lost connection: the next use has to protect everything again.
+	_ = source.roots.conn.Close()
+	if err := source.Protect(t.Context(), testPath(t, "missing")); err != nil {
+		t.Fatal(err)
+	}
+	store.Nix("--gc")
+	for _, path := range graph.Paths() {
+		store.Nix("--verify-path", path.String())
+	}
+}
+
+func TestSignaturesAreThoseOfNix(t *testing.T) {
+	store, _, graph := filled(t)
+	text := generatedKey(t)
+	key, err := ParseSigningKey(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	root := graph.Roots()[0]
+	nix := []string{"nix", "--extra-experimental-features", "nix-command", "--store", store.Root}
+	if err := run.Run(t.Context(), run.Cmd{Argv: append(nix, "store", "sign", "--recursive", "--key-file", file, root.String())}); err != nil {
+		t.Fatal(err)
+	}
+	signed, err := store.Connect().QueryPathInfos(t.Context(), graph.Paths())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, info := range signed {
+		ours := key.Sign(info)
+		if len(info.Signatures) != 1 || info.Signatures[0] != ours {
+			t.Errorf("%s: %q, Nix has %q", path, ours, info.Signatures)
+		}
+		if !key.PublicKey().Verify(info, ours) {
+			t.Errorf("%s: the signature is not verified", path)
+		}
+		info.NarSize++
+		if key.PublicKey().Verify(info, ours) {
+			t.Errorf("%s: a signature of something else is verified", path)
+		}
+	}
+	public, err := ParsePublicKey(key.PublicKey().String())
+	if err != nil || public.String() != key.PublicKey().String() {
+		t.Error(public, err)
+	}
+}
+
+// pathInfoJSON asks Nix' own program, whose answer is a list here and a map in newer versions.
+func pathInfoJSON(t *testing.T, store *storetest.Store, root storepath.Path) map[string]float64 {
+	t.Helper()
+	out, err := run.Output(t.Context(), run.Cmd{Argv: []string{"nix", "--extra-experimental-features", "nix-command", "--store", store.Root, "path-info", "--json", "--recursive", root.String()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sizes := make(map[string]float64)
+	var list []map[string]any
+	if json.Unmarshal(out, &list) == nil {
+		for _, info := range list {
+			sizes[info["path"].(string)] = info["narSize"].(float64)
+		}
+		return sizes
+	}
+	var byPath map[string]map[string]any
+	if err := json.Unmarshal(out, &byPath); err != nil {
+		t.Fatal(err)
+	}
+	for path, info := range byPath {
+		sizes[path] = info["narSize"].(float64)
+	}
+	return sizes
+}
+
+func TestNixImportsOurExport(t *testing.T) {
+	_, source, graph := filled(t)
+	var stream bytes.Buffer
+	if err := WriteExport(t.Context(), &stream, source, graph); err != nil {
+		t.Fatal(err)
+	}
+	target := storetest.New(t)
+	imported := strings.Fields(target.NixInput(&stream, "--import"))
+	if len(imported) != graph.Len() {
+		t.Errorf("imported %q", imported)
+	}
+	infos, err := target.Connect().QueryPathInfos(t.Context(), graph.Paths())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sizes := pathInfoJSON(t, target, graph.Roots()[0])
+	for _, path := range graph.Paths() {
+		want, _ := graph.Info(path)
+		target.Nix("--verify-path", path.String())
+		if d := diff(want, infos[path]); d != "" {
+			t.Error(d)
+		}
+		if sizes[path.String()] != float64(want.NarSize) {
+			t.Errorf("%s: Nix prints a size of %v, not %d", path, sizes[path.String()], want.NarSize)
+		}
+	}
+}
+
+func TestExportIsByteForByteThatOfNix(t *testing.T) {
+	store, source, graph := filled(t)
+	var args []string
+	for _, path := range graph.Topological() {
+		args = append(args, path.String())
+	}
+	golden := store.Nix(append([]string{"--export"}, args...)...)
+	var stream bytes.Buffer
+	if err := WriteExport(t.Context(), &stream, source, graph); err != nil {
+		t.Fatal(err)
+	}
+	if stream.String() != golden {
+		t.Errorf("%d bytes, Nix has %d", stream.Len(), len(golden))
+	}
+}
+
+func TestExportRefusesAPathThatWasTamperedWith(t *testing.T) {
+	store, source, graph := filled(t)
+	file := store.RealPath(graph.Roots()[0])
+	if err := os.Chmod(file, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte("something else"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var corrupt *CorruptError
+	if err := WriteExport(t.Context(), io.Discard, source, graph); !errors.As(err, &corrupt) || corrupt.Path != graph.Roots()[0] {
+		t.Error(err)
+	}
+}
+
+func importAll(t *testing.T, im *Importer, source Source, graph *Graph) error {
+	t.Helper()
+	for _, path := range graph.Topological() {
+		info, _ := graph.Info(path)
+		var nar bytes.Buffer
+		if err := source.NAR(t.Context(), path, &nar); err != nil {
+			return err
+		}
+		if err := im.Import(info, &nar); err != nil {
+			return err
+		}
+	}
+	return im.Wait()
+}
+
+func TestImporterRegistersAndProtects(t *testing.T) {
+	_, source, graph := filled(t)
+	for name, memory := range map[string]int64{"in memory": 0, "streamed": 16} {
+		t.Run(name, func(t *testing.T) {
+			target := storetest.New(t)
+			var mu sync.Mutex
+			done := make(map[storepath.Path]bool)
+			im := NewImporter(t.Context(), ImportOptions{Daemon: target.Options(), SkipSignatures: true, Connections: 3, Memory: memory, Done: func(p storepath.Path) {
+				mu.Lock()
+				defer mu.Unlock()
+				done[p] = true
+			}})
+			defer im.Close()
+			if err := importAll(t, im, source, graph); err != nil {
+				t.Fatal(err)
+			}
+			target.Nix("--gc")
+			for _, path := range graph.Paths() {
+				target.Nix("--verify-path", path.String())
+				if !done[path] {
+					t.Errorf("%s was not reported", path)
+				}
+			}
+			if err := errors.Join(im.Close(), im.Close()); err != nil {
+				t.Error(err)
+			}
+			target.Nix("--gc")
+			if _, err := os.Lstat(target.RealPath(graph.Roots()[0])); !errors.Is(err, os.ErrNotExist) {
+				t.Error("the protection outlived the importer:", err)
+			}
+		})
+	}
+}
+
+func TestImporterWorksThroughManyPaths(t *testing.T) {
+	target := storetest.New(t)
+	im := NewImporter(t.Context(), ImportOptions{Daemon: target.Options(), SkipSignatures: true, Memory: 64 << 10})
+	defer im.Close()
+	var all []storepath.Path
+	for i := range 400 {
+		text := storetest.Text{Name: fmt.Sprintf("path-%d", i), Contents: strings.Repeat("x", i*50)}
+		if i > 2 {
+			text.References = []storepath.Path{all[i-1], all[i/2]}
+		}
+		info, nar := storetest.Prepare(t, text)
+		info.References = sortedUnique(info.References)
+		if err := im.Import(info, bytes.NewReader(nar)); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, info.Path)
+	}
+	if err := im.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	valid, err := localStore(t, target).Valid(t.Context(), all...)
+	if err != nil || len(valid) != len(all) {
+		t.Errorf("%d of %d are valid, %v", len(valid), len(all), err)
+	}
+}
+
+func TestImporterRefuses(t *testing.T) {
+	target := storetest.New(t)
+	source := target.Connect()
+	good, goodNAR := storetest.Prepare(t, storetest.Text{Name: "good", Contents: strings.Repeat("good", 100)})
+	missing, _ := storetest.Prepare(t, storetest.Text{Name: "missing"})
+	dangling, danglingNAR := storetest.Prepare(t, storetest.Text{Name: "dangling", References: []storepath.Path{missing.Path}})
+	tampered := bytes.Replace(goodNAR, []byte("good"), []byte("evil"), 1)
+	var corrupt *CorruptError
+	var refused *daemon.Error
+	for _, test := range []struct {
+		rule   string
+		info   PathInfo
+		nar    []byte
+		opts   ImportOptions
+		target any
+	}{
+		{"a NAR that was changed", good, tampered, ImportOptions{SkipSignatures: true}, &corrupt},
+		{"a large NAR that was changed", good, tampered, ImportOptions{SkipSignatures: true, Memory: 16}, &corrupt},
+		{"a NAR that was cut", good, goodNAR[:100], ImportOptions{SkipSignatures: true}, &corrupt},
+		{"a missing reference", dangling, danglingNAR, ImportOptions{SkipSignatures: true}, &refused},
+		{"a missing signature", good, goodNAR, ImportOptions{}, &refused},
+	} {
+		t.Run(test.rule, func(t *testing.T) {
+			test.opts.Daemon = target.Options()
+			im := NewImporter(t.Context(), test.opts)
+			defer im.Close()
+			_ = im.Import(test.info, bytes.NewReader(test.nar))
+			if err := im.Wait(); !errors.As(err, test.target) {
+				t.Error(err)
+			}
+			if err := im.Import(good, bytes.NewReader(goodNAR)); err == nil {
+				t.Error("something was imported after an error")
+			}
+			if valid, err := source.QueryValidPaths(t.Context(), []storepath.Path{test.info.Path}, daemon.ValidPathsOptions{}); err != nil || len(valid) > 0 {
+				t.Errorf("registered: %v, %v", valid, err)
+			}
+		})
+	}
+}
+
+func TestSignedPathsNeedNoTrust(t *testing.T) {
+	key, err := ParseSigningKey(generatedKey(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("NIX_CONFIG", "trusted-public-keys = "+key.PublicKey().String())
+	target := storetest.New(t)
+	info, nar := storetest.Prepare(t, storetest.Text{Name: "signed"})
+	info.Signatures = []string{key.Sign(info)}
+	im := NewImporter(t.Context(), ImportOptions{Daemon: target.Options()})
+	defer im.Close()
+	if err := errors.Join(im.Import(info, bytes.NewReader(nar)), im.Wait()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestImporterEndsWithItsContext(t *testing.T) {
+	target := storetest.New(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	im := NewImporter(ctx, ImportOptions{Daemon: target.Options(), SkipSignatures: true})
+	cancel()
+	info, nar := storetest.Prepare(t, storetest.Text{Name: "late"})
+	if err := im.Import(info, bytes.NewReader(nar)); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if err := im.Wait(); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if err := im.Close(); err != nil {
+		t.Error(err)
+	}
+}
