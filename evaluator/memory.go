@@ -16,20 +16,35 @@ const (
 	spareMemory = 1024
 )
 
+// pool says how many processes evaluate at a time, and how much memory each may take, in MiB.
+type pool struct {
+	workers int
+	// memory is where a process is ended.
+	memory int
+	// recycle is where a process gets no further host, so that it does not reach memory.
+	recycle int
+}
+
 // sizePool completes the pool's numbers. Without a number of workers there is one a core, but no more than fit into the available memory:
 // at the given bound each, or at the usual need where no bound was given. available is 0 where it is not known.
-func sizePool(workers, memory, cores int, available uint64) (int, int) {
+func sizePool(workers, memory, cores int, available uint64) pool {
 	need := memory
 	if memory <= 0 {
 		memory, need = defaultMemory, usualMemory
 	}
+	mib := int(available>>20) - spareMemory
 	if workers <= 0 {
 		workers = max(1, cores)
-		if mib := int(available >> 20); available > 0 {
-			workers = max(1, min(workers, (mib-spareMemory)/need))
+		if available > 0 {
+			workers = max(1, min(workers, mib/need))
 		}
 	}
-	return workers, memory
+	// A process grows with each host; together they should stay within what is there.
+	recycle := memory * 2 / 3
+	if available > 0 {
+		recycle = min(recycle, max(need*2/3, mib/workers))
+	}
+	return pool{workers: workers, memory: memory, recycle: recycle}
 }
 
 // availableMemory is MemAvailable of Linux, in bytes; 0 where it is not known.

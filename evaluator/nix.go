@@ -64,6 +64,7 @@ type Override struct{ Input, Ref string }
 type Nix struct {
 	opts    NixOptions
 	logs    *logDir
+	pool    pool
 	workers *semaphore.Weighted
 	builds  *semaphore.Weighted
 	helpers singleflight.Group
@@ -95,7 +96,7 @@ func NewNix(opts NixOptions) (*Nix, error) {
 	if opts.Builds <= 0 {
 		opts.Builds = 4
 	}
-	opts.Workers, opts.Memory = sizePool(opts.Workers, opts.Memory, runtime.NumCPU(), availableMemory())
+	size := sizePool(opts.Workers, opts.Memory, runtime.NumCPU(), availableMemory())
 	if opts.System == "" {
 		opts.System = nixSystem(runtime.GOOS, runtime.GOARCH)
 	}
@@ -115,8 +116,8 @@ func NewNix(opts NixOptions) (*Nix, error) {
 		return nil, err
 	}
 	return &Nix{
-		opts: opts, logs: logs,
-		workers: semaphore.NewWeighted(int64(opts.Workers)), builds: semaphore.NewWeighted(int64(opts.Builds)),
+		opts: opts, logs: logs, pool: size,
+		workers: semaphore.NewWeighted(int64(size.workers)), builds: semaphore.NewWeighted(int64(opts.Builds)),
 		sources: map[string]string{}, built: map[string]storepath.Path{}, warned: map[string]bool{},
 	}, nil
 }

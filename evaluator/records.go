@@ -37,7 +37,7 @@ func (n *Nix) Records(ctx context.Context, s Snapshot, p *plan.Plan, hosts []str
 		if err := n.workers.Acquire(ctx, 1); err != nil {
 			break
 		}
-		size := chunkSize(len(jobs), n.opts.Workers)
+		size := chunkSize(len(jobs), n.pool.workers)
 		chunk := jobs[:size]
 		jobs = jobs[size:]
 		group.Go(func() {

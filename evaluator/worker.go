@@ -164,9 +164,9 @@ func (w *worker) complete(j job, record plan.Record) {
 }
 
 // watch ends a process that takes too much. A process that has evaluated something and
-// is two thirds full is replaced before it begins with the next host: Nix hardly ever gives memory back.
+// has grown is replaced as it begins with the next host: Nix hardly ever gives memory back.
 func (w *worker) watch(ctx context.Context, process *run.Process, stop context.CancelCauseFunc) {
-	limit := uint64(w.nix.opts.Memory) << 20
+	limit, recycle := uint64(w.nix.pool.memory)<<20, uint64(w.nix.pool.recycle)<<20
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
 	for {
@@ -184,7 +184,7 @@ func (w *worker) watch(ctx context.Context, process *run.Process, stop context.C
 		switch {
 		case used > limit:
 			stop(errMemory)
-		case used > limit/3*2 && fresh:
+		case used > recycle && fresh:
 			stop(errFull)
 		case late:
 			stop(errTimeout)
@@ -254,7 +254,7 @@ func (w *worker) checkComplete() error {
 func (w *worker) limitError(host string, cause error) *EvalError {
 	e := &EvalError{Host: host, Traced: w.nix.opts.ShowTrace, LogFile: w.nix.logs.write(host, "eval", w.log.String())}
 	if errors.Is(cause, errMemory) {
-		e.Summary = []string{fmt.Sprintf("it takes more than %d MiB of memory", w.nix.opts.Memory)}
+		e.Summary = []string{fmt.Sprintf("it takes more than %d MiB of memory", w.nix.pool.memory)}
 		e.Remedy = "give it more with --eval-memory MIB; if that does not help, look for an option that depends on itself"
 		return e
 	}
