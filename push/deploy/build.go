@@ -31,9 +31,17 @@ func (e *RemoteBuildError) Hint() string {
 	return fmt.Sprintf("for the log run on %s: nix-store --read-log %s", e.On, e.Log.Drv)
 }
 
+// place is where the toplevel is built. One without a derivation has been built: it comes from this machine's store.
+func (h *hostRun) place() string {
+	if h.system.DrvPath == "" {
+		return buildOnOperator
+	}
+	return buildPlace(h.name, h.host)
+}
+
 // build makes the toplevel where the plan says.
 func (h *hostRun) build() error {
-	place := buildPlace(h.name, h.host)
+	place := h.place()
 	if place == buildOnOperator {
 		return h.buildHere()
 	}
@@ -64,9 +72,6 @@ func (h *hostRun) buildHere() error {
 
 // buildOn realises the toplevel on a host.
 func (h *hostRun) buildOn(place string, builder Session) error {
-	if h.system.DrvPath == "" {
-		return fmt.Errorf("build %q on %q: the plan has no derivation, so it can only be deployed from this machine's store", h.name, place)
-	}
 	drv, err := storepath.Parse(h.system.DrvPath)
 	if err != nil {
 		return fmt.Errorf("build %q: %w", h.name, err)

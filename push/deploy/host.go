@@ -187,7 +187,7 @@ func (h *hostRun) push() error {
 		return err
 	}
 	defer func() { <-h.pushes }()
-	if buildPlace(h.name, h.host) == buildOnTarget {
+	if h.place() == buildOnTarget {
 		return h.session.Root(h.work, h.Plan.Fleet, h.toplevel)
 	}
 	result, err := h.session.Push(h.work, push.PushRequest{

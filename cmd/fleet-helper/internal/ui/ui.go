@@ -1,0 +1,108 @@
+// Package ui shows a run to a person or to a program: a live status area, plain lines, or JSON lines, and
+// a table at the end.
+//
+// Results go to standard output, everything else to standard error, prompts to the terminal itself. What comes from
+// hosts and builds is stripped of escape codes before it is shown, whoever stripped it before.
+package ui
+
+import (
+	"io"
+
+	"fleet/cmd/fleet-helper/internal/cli"
+	"fleet/evaluator/plan"
+	"fleet/push/deploy"
+)
+
+// Display shows a run. It is safe for concurrent use.
+type Display interface {
+	// Emit shows one event; it satisfies the Reporter of every engine.
+	Emit(plan.Event)
+	// Begin says what the run is about.
+	Begin(Run)
+	// Finish shows the result of the run.
+	Finish(*deploy.Report) error
+	// Fail shows an error that ended the command before there was a report, where the caller's own message is not enough.
+	Fail(error)
+	// Suspend clears the way for a prompt until resume is called.
+	Suspend() (resume func())
+	// Close ends drawing; what was shown stays.
+	Close()
+}
+
+// Run is what a run is about.
+type Run struct {
+	Action deploy.Action
+	Fleet  string
+	// Source is the flake or the plan, as a person would call it.
+	Source string
+	Hosts  []string
+	// Attach is the command that attaches to a host's activation, without the host and the transaction.
+	Attach string
+}
+
+// New picks the display that fits: JSON lines where asked for, a live area on a terminal, plain lines otherwise.
+func New(env *cli.Env, json bool) Display {
+	switch {
+	case json:
+		return newJSON(env.Stdout)
+	case env.LiveStatus:
+		return newLive(env)
+	}
+	return newPlain(env.Stdout, env.Stderr, style{})
+}
+
+// style adds colours where the terminal has them.
+type style struct{ on bool }
+
+func (s style) paint(code, text string) string {
+	if !s.on || text == "" {
+		return text
+	}
+	return "\x1b[" + code + "m" + text + "\x1b[0m"
+}
+
+// The colours, as parameters of the SGR control function (ECMA-48 8.3.117).
+const (
+	red    = "31"
+	green  = "32"
+	yellow = "33"
+	dim    = "2"
+	bold   = "1"
+)
+
+// colorOf is the colour of an outcome.
+func colorOf(o deploy.Outcome) string {
+	switch {
+	case o == deploy.OutcomeUnchanged:
+		return dim
+	case o.Success():
+		return green
+	case o == deploy.OutcomeCancelled, o == deploy.OutcomeDeclined, o == deploy.OutcomeInterrupted, o == deploy.OutcomeDetached, o == deploy.OutcomeStopped:
+		return yellow
+	}
+	return red
+}
+
+// Discard shows nothing, for commands that print a result alone.
+func Discard() Display { return discard{} }
+
+type discard struct{}
+
+func (discard) Emit(plan.Event)             {}
+func (discard) Begin(Run)                   {}
+func (discard) Finish(*deploy.Report) error { return nil }
+func (discard) Fail(error)                  {}
+func (discard) Suspend() func()             { return func() {} }
+func (discard) Close()                      {}
+
+// sink writes until the first error, which it keeps.
+type sink struct {
+	w   io.Writer
+	err error
+}
+
+func (s *sink) print(text string) {
+	if s.err == nil {
+		_, s.err = io.WriteString(s.w, text)
+	}
+}
