@@ -145,6 +145,10 @@ func (l *BuildLog) result(m Message) {
 			return
 		}
 		c := count{m.field(0).Number, m.field(1).Number}
+		if c.expected == 0 {
+			// Nix takes back what it expected once a build has failed.
+			return
+		}
 		switch a.kind {
 		case actBuilds:
 			l.builds = c
