@@ -201,54 +201,55 @@ func matchEntry(pattern, id string) bool {
 	return err == nil && matched
 }
 
-// compareVersions compares as the Version Format Specification says (uapi-group.org): digits by number, letters by order, "~" before the end.
+// compareVersions compares as the Version Format Specification says (uapi-group.org): digits by number and above letters, a
+// version that ends below one that goes on, except with "~".
 func compareVersions(a, b string) int {
 	for {
 		a, b = strings.TrimLeftFunc(a, separator), strings.TrimLeftFunc(b, separator)
-		for _, mark := range []byte{'~', '-', '^', '.'} {
-			inA, inB := strings.HasPrefix(a, string(mark)), strings.HasPrefix(b, string(mark))
-			if inA && inB {
-				a, b = a[1:], b[1:]
-				break
-			}
-			if inA != inB {
-				return markOrder(mark, inA, a, b)
-			}
+		if c := compareMark('~', &a, &b); c != 0 {
+			return c
 		}
 		if a == "" || b == "" {
 			return cmp.Compare(len(a), len(b))
 		}
-		isDigit := func(r rune) bool { return r >= '0' && r <= '9' }
-		isLetter := func(r rune) bool { return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' }
-		if isDigit(rune(a[0])) || isDigit(rune(b[0])) {
-			numA, numB := take(&a, isDigit), take(&b, isDigit)
-			numA, numB = strings.TrimLeft(numA, "0"), strings.TrimLeft(numB, "0")
-			if c := cmp.Or(cmp.Compare(len(numA), len(numB)), strings.Compare(numA, numB)); c != 0 {
+		for _, mark := range []byte("-^.") {
+			if c := compareMark(mark, &a, &b); c != 0 {
 				return c
 			}
-			continue
 		}
-		if c := strings.Compare(take(&a, isLetter), take(&b, isLetter)); c != 0 {
+		var c int
+		if a != "" && isDigit(rune(a[0])) || b != "" && isDigit(rune(b[0])) {
+			numA, numB := strings.TrimLeft(take(&a, isDigit), "0"), strings.TrimLeft(take(&b, isDigit), "0")
+			c = cmp.Or(cmp.Compare(len(numA), len(numB)), strings.Compare(numA, numB))
+		} else {
+			c = strings.Compare(take(&a, isLetter), take(&b, isLetter))
+		}
+		if c != 0 {
 			return c
 		}
 	}
 }
 
-// markOrder orders two versions of which only one goes on with the mark.
-func markOrder(mark byte, inA bool, a, b string) int {
-	sign := 1
-	if !inA {
-		sign = -1
-		a, b = b, a
+// compareMark orders two versions of which one goes on with the mark: that one is lower. Where both do, the mark is cut off.
+func compareMark(mark byte, a, b *string) int {
+	inA, inB := strings.HasPrefix(*a, string(mark)), strings.HasPrefix(*b, string(mark))
+	if inA && inB {
+		*a, *b = (*a)[1:], (*b)[1:]
 	}
-	if mark == '^' && b == "" {
-		return sign // "1^post" is newer than "1"
+	if inA == inB {
+		return 0
 	}
-	return -sign
+	if inA {
+		return -1
+	}
+	return 1
 }
 
+func isDigit(r rune) bool  { return r >= '0' && r <= '9' }
+func isLetter(r rune) bool { return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' }
+
 func separator(r rune) bool {
-	return !(r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || strings.ContainsRune("~-^.", r))
+	return !isDigit(r) && !isLetter(r) && !strings.ContainsRune("~-^.", r)
 }
 
 // take cuts the leading run of characters off s.

@@ -7,10 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 
 	"fleet/closure/daemon"
+	"fleet/closure/nar"
 	"fleet/closure/storepath"
 	"fleet/push/proto"
 )
@@ -22,6 +22,13 @@ const (
 	exportLevel = 3
 	// flushEvery is how many bytes of NAR are exported between two flushes.
 	flushEvery = 1 << 20
+	// wholeNAR is how large a NAR may be that is checked as a whole before the daemon hears of it, in bytes.
+	wholeNAR = 4 << 20
+)
+
+var (
+	errHash      = errors.New("its SHA-256 is another than the announced one")
+	errNotWanted = errors.New("the daemon does not want the rest")
 )
 
 // importPaths reads paths in the import format, lets the daemon register them in order, and acknowledges each one once it
@@ -62,6 +69,8 @@ type importer struct {
 	acks    *json.Encoder
 	sent    chan sentPath
 	result  proto.ImportResult
+	// buf holds one NAR after the other.
+	buf bytes.Buffer
 }
 
 type sentPath struct {
@@ -90,14 +99,9 @@ func (im *importer) send(ctx context.Context, reader *proto.ImportReader) error 
 		if err := im.session.protectNew(ctx, info.Path); err != nil {
 			return err
 		}
-		nar := &verifier{r: body, hash: sha256.New(), info: info}
-		pending, err := im.conn.StartAddToStoreNar(ctx, info, nar, daemon.AddOptions{SkipSignatures: true})
-		if pending != nil && err != nil {
-			// The daemon was given too little and refuses it; the connection stays usable once that is known.
-			return errors.Join(im.readFailure(info, err), pending.Wait(ctx))
-		}
+		pending, err := im.add(ctx, info, body)
 		if err != nil {
-			return im.session.explainStore(info.Path.String(), err)
+			return err
 		}
 		select {
 		case im.sent <- sentPath{info, pending}:
@@ -115,11 +119,83 @@ func streamError(err error) error {
 	return proto.Errorf(proto.CodeCorrupt, "%v", err)
 }
 
-func (im *importer) readFailure(info storepath.Info, err error) error {
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return pathError(proto.CodeCorrupt, info.Path.String(), "the stream of paths was cut in %s", info.Path)
+// add hands a path to the daemon, which has not yet registered it then.
+func (im *importer) add(ctx context.Context, info storepath.Info, body io.Reader) (*daemon.Pending, error) {
+	if info.NarSize > wholeNAR {
+		return im.addLarge(ctx, info, body)
 	}
-	return streamError(err)
+	im.buf.Reset()
+	if _, err := im.buf.ReadFrom(body); err != nil {
+		return nil, damaged(info, err)
+	}
+	if sha256.Sum256(im.buf.Bytes()) != info.NarHash {
+		return nil, damaged(info, errHash)
+	}
+	pending, err := im.conn.StartAddToStoreNar(ctx, info, &im.buf, daemon.AddOptions{SkipSignatures: true})
+	if err != nil {
+		return nil, im.session.explainStore(info.Path.String(), err)
+	}
+	return pending, nil
+}
+
+// addLarge lets the NAR flow through while it is checked.
+func (im *importer) addLarge(ctx context.Context, info storepath.Info, body io.Reader) (*daemon.Pending, error) {
+	r, w := io.Pipe()
+	checked := make(chan error, 1)
+	go func() {
+		err := copyChecked(w, info, body)
+		w.CloseWithError(err)
+		checked <- err
+	}()
+	pending, err := im.conn.StartAddToStoreNar(ctx, info, r, daemon.AddOptions{SkipSignatures: true})
+	r.CloseWithError(errNotWanted)
+	narErr := <-checked
+	if err == nil {
+		return pending, nil
+	}
+	if pending != nil {
+		// The daemon was given too little and refuses it; the connection stays usable once that is known.
+		return nil, errors.Join(damaged(info, narErr), pending.Wait(ctx))
+	}
+	return nil, im.session.explainStore(info.Path.String(), err)
+}
+
+// damaged is the error for a NAR that did not arrive as it was announced.
+func damaged(info storepath.Info, err error) error {
+	if _, ok := errors.AsType[*proto.Error](err); ok || errors.Is(err, proto.ErrLost) || errors.Is(err, context.Canceled) {
+		return err
+	}
+	return pathError(proto.CodeCorrupt, info.Path.String(), "the NAR of %s was damaged on its way: %v", info.Path, err)
+}
+
+// copyChecked copies a NAR and ends in an error where it is none, or not the announced one. The daemon checks its hash again before
+// it registers the path; but it believes what a NAR says of a file's size, and would make room for exabytes.
+func copyChecked(w io.Writer, info storepath.Info, body io.Reader) error {
+	sum := sha256.New()
+	guard := sizeGuard{Writer: nar.NewWriter(io.MultiWriter(w, sum)), limit: info.NarSize}
+	if err := nar.Parse(body, guard); err != nil {
+		return err
+	}
+	if err := guard.Close(); err != nil {
+		return err
+	}
+	if !bytes.Equal(sum.Sum(nil), info.NarHash[:]) {
+		return errHash
+	}
+	return nil
+}
+
+// sizeGuard refuses a file that is larger than the rest of its NAR.
+type sizeGuard struct {
+	*nar.Writer
+	limit uint64
+}
+
+func (g sizeGuard) File(path string, executable bool, size uint64, contents io.Reader) error {
+	if g.Size() > g.limit || size > g.limit-g.Size() {
+		return fmt.Errorf("file %q has %d bytes in a NAR of %d", path, size, g.limit)
+	}
+	return g.Writer.File(path, executable, size, contents)
 }
 
 // acknowledge tells the client of every path that is registered, in order, and stops at the first that is not.
@@ -138,23 +214,6 @@ func (im *importer) acknowledge(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// verifier reads a NAR and ends in an error where it is not the one that was announced. The daemon checks it again before it registers
-// the path; this one tells a damaged transfer from a damaged store.
-type verifier struct {
-	r    io.Reader
-	hash hash.Hash
-	info storepath.Info
-}
-
-func (v *verifier) Read(p []byte) (int, error) {
-	n, err := v.r.Read(p)
-	v.hash.Write(p[:n])
-	if err == io.EOF && !bytes.Equal(v.hash.Sum(nil), v.info.NarHash[:]) {
-		err = pathError(proto.CodeCorrupt, v.info.Path.String(), "the NAR of %s that arrived is not the one that was announced", v.info.Path)
-	}
-	return n, err
 }
 
 // export sends paths in the import format, references first, whatever their order in the request.

@@ -1,0 +1,166 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"fleet/closure/daemon"
+	"fleet/closure/storetest"
+	"fleet/push/proto"
+)
+
+// places are a test host's folders; the processes that a test starts read them from a file beside /run, since they get no environment.
+type places struct {
+	Run, NixVar string
+	Boot        []string
+	EFIVars     string
+	BootID      string
+}
+
+// TestMain makes this binary the helper: the agent and the worker run as real processes of it.
+func TestMain(m *testing.M) {
+	if len(os.Args) >= 4 && os.Args[2] == "serve" || len(os.Args) == 4 && os.Args[1] == "activate" {
+		if err := helperMain(os.Args); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	// No test waits for a network.
+	if err := os.Setenv("NIX_CONFIG", "substituters ="); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
+
+func helperMain(args []string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	dir := args[len(args)-1]
+	host, err := NewHost()
+	if err != nil {
+		return err
+	}
+	// <places>/run/fleet/<session or transaction>
+	text, err := os.ReadFile(filepath.Join(dir, "..", "..", "..", "places.json"))
+	if err != nil {
+		return err
+	}
+	var p places
+	if err := json.Unmarshal(text, &p); err != nil {
+		return err
+	}
+	host.Run, host.NixVar, host.Boot, host.EFIVars, host.BootID = p.Run, p.NixVar, p.Boot, p.EFIVars, p.BootID
+	host.Units = NewProcesses()
+	if args[1] == "activate" {
+		return RunWorker(ctx, host, dir)
+	}
+	return Serve(ctx, host, dir)
+}
+
+// testHost is a host in temporary folders, with the real store and real processes.
+func testHost(t *testing.T) *Host {
+	t.Helper()
+	// A socket's path is short, and t.TempDir's is not.
+	base, err := os.MkdirTemp("", "fl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(base) })
+	p := places{
+		Run: filepath.Join(base, "run"), NixVar: filepath.Join(base, "var"), Boot: []string{filepath.Join(base, "boot")},
+		EFIVars: filepath.Join(base, "efi"), BootID: filepath.Join(base, "boot_id"),
+	}
+	for _, dir := range []string{p.Run, filepath.Join(p.NixVar, "profiles"), p.Boot[0], p.EFIVars} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := json.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(base, "places.json"), string(text))
+	write(t, p.BootID, "11111111-2222-3333-4444-555555555555\n")
+	host, err := NewHost()
+	if err != nil {
+		t.Fatal(err)
+	}
+	host.Run, host.NixVar, host.Boot, host.EFIVars, host.BootID = p.Run, p.NixVar, p.Boot, p.EFIVars, p.BootID
+	host.Units = NewProcesses()
+	return host
+}
+
+// chrootStore makes the host use an empty store of its own, and returns where its paths really are.
+func chrootStore(t *testing.T, host *Host) *storetest.Store {
+	t.Helper()
+	store := storetest.New(t)
+	host.OpenStore = func(ctx context.Context) (*daemon.Conn, error) { return daemon.Open(ctx, store.Options()) }
+	return store
+}
+
+// connect serves a session and returns a client of it.
+func connect(t *testing.T, host *Host) (*proto.Client, *session) {
+	t.Helper()
+	s := newSession(host, t.TempDir())
+	t.Cleanup(s.close)
+	return connectTo(t, s), s
+}
+
+func connectTo(t *testing.T, s *session) *proto.Client {
+	t.Helper()
+	near, far := bufferedPipe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = proto.Serve(context.Background(), far, "0123456789", s)
+	}()
+	client, err := proto.NewClient(t.Context(), near, proto.Hello{Token: "0123456789"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		client.Close()
+		<-done
+	})
+	return client
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimRight(string(text), "\n")
+}
+
+// waitUntil waits for something that another process brings about.
+func waitUntil(t *testing.T, what string, happened func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !happened(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain: %s", what)
+		}
+	}
+}
+
+func mkfifo(path string) error { return syscall.Mkfifo(path, 0o644) }

@@ -1,0 +1,499 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"fleet/closure/daemon"
+	"fleet/closure/nar"
+	"fleet/closure/run"
+	"fleet/closure/storepath"
+	"fleet/closure/storetest"
+	"fleet/push/proto"
+)
+
+func bufferedPipe() (net.Conn, net.Conn) { return net.Pipe() }
+
+// sample is a path that exists nowhere yet.
+type sample struct {
+	info proto.PathInfo
+	nar  []byte
+}
+
+// newSample makes a path whose contents and name are made of its letter: a store path's hash part need not be that of its contents.
+func newSample(t *testing.T, letter, contents string, refs ...string) sample {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "file")
+	write(t, file, contents)
+	var b bytes.Buffer
+	if err := nar.Dump(&b, file); err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(b.Bytes())
+	return sample{nar: b.Bytes(), info: proto.PathInfo{
+		Path: "/nix/store/" + strings.Repeat(letter, 32) + "-fleet-test-" + letter, NarHash: hex.EncodeToString(sum[:]),
+		NarSize: uint64(b.Len()), References: append([]string{}, refs...),
+	}}
+}
+
+func chain(t *testing.T) []sample {
+	a := newSample(t, "a", "first")
+	b := newSample(t, "b", "second", a.info.Path)
+	c := newSample(t, "c", strings.Repeat("third ", 1<<20), a.info.Path, b.info.Path)
+	return []sample{a, b, c}
+}
+
+// push sends samples and returns which were acknowledged, and the stream's end.
+func push(t *testing.T, client *proto.Client, samples []sample, spoil func(i int, nar []byte) []byte) ([]string, error) {
+	t.Helper()
+	stream, err := client.Open(t.Context(), proto.MethodImport, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		w, err := proto.NewImportWriter(stream, 3)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		for i, s := range samples {
+			out, err := w.Begin(s.info)
+			if err != nil {
+				return
+			}
+			data := s.nar
+			if spoil != nil {
+				data = spoil(i, data)
+			}
+			if _, err := out.Write(data); err != nil {
+				return // the agent has ended the stream
+			}
+			if err := w.Flush(); err != nil {
+				break
+			}
+		}
+		_ = w.Close() // a stream that ended early is judged by its result
+		_ = stream.CloseWrite()
+	}()
+	var acked []string
+	dec := json.NewDecoder(stream)
+	for {
+		var ack proto.ImportAck
+		if err := dec.Decode(&ack); err != nil {
+			break
+		}
+		acked = append(acked, ack.Path)
+	}
+	var result proto.ImportResult
+	err = stream.Result(&result)
+	if err == nil && int(result.Paths) != len(samples) {
+		t.Errorf("%d paths in the result, want %d", result.Paths, len(samples))
+	}
+	return acked, err
+}
+
+func paths(samples []sample) []string {
+	var out []string
+	for _, s := range samples {
+		out = append(out, s.info.Path)
+	}
+	return out
+}
+
+func missing(t *testing.T, client *proto.Client, want []string) []string {
+	t.Helper()
+	var result proto.MissingResult
+	if err := client.Call(t.Context(), proto.MethodMissing, proto.MissingRequest{Paths: want}, &result); err != nil {
+		t.Fatal(err)
+	}
+	return result.Missing
+}
+
+func TestPathsArriveInAnEmptyStore(t *testing.T) {
+	storetest.RequireNix(t)
+	host := testHost(t)
+	store := chrootStore(t, host)
+	client, _ := connect(t, host)
+	samples := chain(t)
+	if diff := cmp.Diff(paths(samples), missing(t, client, paths(samples))); diff != "" {
+		t.Errorf("before: %s", diff)
+	}
+	acked, err := push(t, client, samples, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(paths(samples), acked); diff != "" {
+		t.Errorf("acks: %s", diff)
+	}
+	if left := missing(t, client, paths(samples)); len(left) != 0 {
+		t.Errorf("still missing: %q", left)
+	}
+	if got := read(t, store.Root+samples[0].info.Path); got != "first" {
+		t.Errorf("contents: %q", got)
+	}
+	if _, err := push(t, client, samples, nil); err != nil {
+		t.Errorf("again: %v", err)
+	}
+	checkClosure(t, client, samples)
+	checkExport(t, client, samples)
+}
+
+func checkClosure(t *testing.T, client *proto.Client, samples []sample) {
+	t.Helper()
+	var got proto.ClosureResult
+	if err := client.Call(t.Context(), proto.MethodClosure, proto.ClosureRequest{Roots: []string{samples[2].info.Path}}, &got); err != nil {
+		t.Fatal(err)
+	}
+	var want []proto.PathInfo
+	for _, s := range samples {
+		want = append(want, s.info)
+	}
+	if diff := cmp.Diff(want, got.Paths); diff != "" {
+		t.Errorf("closure: %s", diff)
+	}
+}
+
+func checkExport(t *testing.T, client *proto.Client, samples []sample) {
+	t.Helper()
+	stream, err := client.Open(t.Context(), proto.MethodExport,
+		proto.ExportRequest{Paths: []string{samples[2].info.Path, samples[1].info.Path, samples[0].info.Path}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader, err := proto.NewImportReader(stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	for _, s := range samples {
+		info, body, err := reader.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(s.info, info); diff != "" {
+			t.Errorf("export: %s", diff)
+		}
+		if data, err := io.ReadAll(body); err != nil || !bytes.Equal(data, s.nar) {
+			t.Errorf("export of %s: %d bytes, %v", info.Path, len(data), err)
+		}
+	}
+	if _, _, err := reader.Next(); err != io.EOF {
+		t.Errorf("end of export: %v", err)
+	}
+	if err := stream.Result(nil); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestDamagedPathsAreNamedAndNotRegistered(t *testing.T) {
+	storetest.RequireNix(t)
+	flip := func(nar []byte) []byte {
+		nar = bytes.Clone(nar)
+		nar[len(nar)/2] ^= 1
+		return nar
+	}
+	for name, tc := range map[string]struct {
+		change func(samples []sample)
+		spoil  func(i int, nar []byte) []byte
+		code   proto.ErrorCode
+		path   int
+		acked  int
+	}{
+		"a changed byte": {
+			spoil: func(i int, nar []byte) []byte {
+				if i == 1 {
+					return flip(nar)
+				}
+				return nar
+			}, code: proto.CodeCorrupt, path: 1, acked: 1,
+		},
+		"a changed size in a large NAR": {
+			spoil: func(i int, nar []byte) []byte {
+				if i == 2 {
+					nar = bytes.Clone(nar)
+					nar[8+16+8+8+8+8+8+8+8+8+6] ^= 1 // a high byte of the contents' length
+				}
+				return nar
+			}, code: proto.CodeCorrupt, path: 2, acked: 2,
+		},
+		"a changed byte in a large NAR": {
+			spoil: func(i int, nar []byte) []byte {
+				if i == 2 {
+					return flip(nar)
+				}
+				return nar
+			}, code: proto.CodeCorrupt, path: 2, acked: 2,
+		},
+		"a NAR that is none": {
+			change: func(samples []sample) {
+				s := &samples[2]
+				s.nar = []byte("not a NAR at all, but its hash is right")
+				sum := sha256.Sum256(s.nar)
+				s.info.NarHash, s.info.NarSize = hex.EncodeToString(sum[:]), uint64(len(s.nar))
+			}, code: proto.CodeCorrupt, path: 2, acked: 2,
+		},
+		"a cut stream": {
+			spoil: func(i int, nar []byte) []byte {
+				if i == 2 {
+					return nar[:len(nar)/2]
+				}
+				return nar
+			}, code: proto.CodeCorrupt, path: 2, acked: 2,
+		},
+		"a reference that nobody has": {
+			change: func(samples []sample) {
+				samples[1].info.References = []string{"/nix/store/" + strings.Repeat("z", 32) + "-gone"}
+			}, code: proto.CodeNotFound, path: 1, acked: 1,
+		},
+		"a path outside of the store": {
+			change: func(samples []sample) { samples[0].info.Path = "/etc/passwd" }, code: proto.CodeCorrupt, path: -1,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			host := testHost(t)
+			chrootStore(t, host)
+			client, _ := connect(t, host)
+			samples := chain(t)
+			if tc.change != nil {
+				tc.change(samples)
+			}
+			acked, err := push(t, client, samples, tc.spoil)
+			e, ok := errors.AsType[*proto.Error](err)
+			if !ok || e.Code != tc.code {
+				t.Fatalf("got %v", err)
+			}
+			if tc.path >= 0 {
+				var data proto.PathData
+				if json.Unmarshal(e.Data, &data); data.Path != samples[tc.path].info.Path {
+					t.Errorf("the error names %q: %v", data.Path, e)
+				}
+			}
+			if len(acked) > tc.acked {
+				t.Errorf("%d paths were acknowledged", len(acked))
+			}
+			good := chain(t)
+			if left := missing(t, client, paths(good[:tc.acked])); tc.path >= 0 && len(left) != 0 {
+				t.Errorf("paths before the damage are missing: %q", left)
+			}
+			if _, err := push(t, client, good, nil); err != nil {
+				t.Errorf("the session does not go on: %v", err)
+			}
+		})
+	}
+}
+
+func TestSubstituteReportsWhatNobodyHas(t *testing.T) {
+	storetest.RequireNix(t)
+	host := testHost(t)
+	chrootStore(t, host)
+	client, _ := connect(t, host)
+	samples := chain(t)
+	if _, err := push(t, client, samples[:1], nil); err != nil {
+		t.Fatal(err)
+	}
+	var result proto.MissingResult
+	err := client.Call(t.Context(), proto.MethodSubstitute, proto.SubstituteRequest{Paths: paths(samples)}, &result)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(paths(samples[1:]), result.Missing); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestRootsAreReplacedAtOnce(t *testing.T) {
+	storetest.RequireNix(t)
+	host := testHost(t)
+	chrootStore(t, host)
+	client, _ := connect(t, host)
+	samples := chain(t)
+	if _, err := push(t, client, samples, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range samples {
+		if err := client.Call(t.Context(), proto.MethodRoot, proto.RootRequest{Name: "prod-web", Path: s.info.Path}, nil); err != nil {
+			t.Fatal(err)
+		}
+		if target, _ := os.Readlink(filepath.Join(host.NixVar, "gcroots/fleet/prod-web")); target != s.info.Path {
+			t.Errorf("root leads to %q", target)
+		}
+	}
+	for _, bad := range []proto.RootRequest{
+		{Name: "../x", Path: samples[0].info.Path}, {Name: ".", Path: samples[0].info.Path}, {Name: "", Path: samples[0].info.Path},
+		{Name: "activating-t1", Path: samples[0].info.Path}, {Name: "ok", Path: "/etc"},
+	} {
+		if err := client.Call(t.Context(), proto.MethodRoot, bad, nil); proto.CodeOf(err) != proto.CodeUsage {
+			t.Errorf("%+v: %v", bad, err)
+		}
+	}
+	gone := proto.RootRequest{Name: "ok", Path: "/nix/store/" + strings.Repeat("z", 32) + "-gone"}
+	if err := client.Call(t.Context(), proto.MethodRoot, gone, nil); proto.CodeOf(err) != proto.CodeNotFound {
+		t.Errorf("a path that is not valid: %v", err)
+	}
+}
+
+func TestReferencesFirst(t *testing.T) {
+	p := func(letter string) storepath.Path {
+		path, err := storepath.Parse("/nix/store/" + strings.Repeat(letter, 32) + "-x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	in := []storepath.Info{
+		{Path: p("a"), References: []storepath.Path{p("a"), p("c"), p("d")}},
+		{Path: p("b"), References: []storepath.Path{p("a"), p("z")}},
+		{Path: p("c"), References: []storepath.Path{p("d")}},
+		{Path: p("d"), References: []storepath.Path{p("d")}},
+	}
+	var got []storepath.Path
+	for _, info := range referencesFirst(in) {
+		got = append(got, info.Path)
+	}
+	want := []storepath.Path{p("d"), p("c"), p("a"), p("b")}
+	if diff := cmp.Diff(pathTextsInOrder(want), pathTextsInOrder(got)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func pathTextsInOrder(in []storepath.Path) (out []string) {
+	for _, p := range in {
+		out = append(out, p.String())
+	}
+	return out
+}
+
+// builder is a derivation that needs nothing but a shell of this machine.
+func instantiate(t *testing.T, script string) string {
+	t.Helper()
+	expr := `derivation { allowSubstitutes = false; preferLocalBuild = true; name = "fleet-agent-test"; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" ` +
+		"''" + script + "''" + ` ]; }`
+	out, err := run.Output(t.Context(), run.Cmd{Argv: []string{"nix-instantiate", "--expr", expr}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func build(t *testing.T, client *proto.Client, drv string) (proto.BuildResult, string, error) {
+	t.Helper()
+	stream, err := client.Open(t.Context(), proto.MethodBuild, proto.BuildRequest{Drv: drv})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, _ := io.ReadAll(stream)
+	var result proto.BuildResult
+	err = stream.Result(&result)
+	return result, string(log), err
+}
+
+func TestBuildStreamsItsLogAndRootsItsOutput(t *testing.T) {
+	storetest.RequireNix(t)
+	host := testHost(t)
+	client, s := connect(t, host)
+	drv := instantiate(t, "echo hello from the build; echo built $$ > $out; : "+t.Name()+filepath.Base(s.dir)+filepath.Base(host.Run))
+	result, log, err := build(t, client, drv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(result.Outputs) != 1 || !strings.HasSuffix(result.Outputs[0], "-fleet-agent-test") {
+		t.Errorf("outputs: %q", result.Outputs)
+	}
+	if target, err := os.Readlink(filepath.Join(s.dir, "build-1")); err != nil || target != result.Outputs[0] {
+		t.Errorf("root: %q, %v", target, err)
+	}
+	if !strings.Contains(log, "@nix {") {
+		t.Errorf("log: %q", log)
+	}
+	failing := instantiate(t, "echo it is broken; exit 3")
+	_, log, err = build(t, client, failing)
+	if proto.CodeOf(err) != proto.CodeBuildFailed || !strings.Contains(err.Error(), "failed with exit code 3") {
+		t.Errorf("failing build: %v\n%s", err, log)
+	}
+	if _, _, err := build(t, client, result.Outputs[0]); proto.CodeOf(err) != proto.CodeUsage {
+		t.Errorf("no derivation: %v", err)
+	}
+}
+
+func TestInfoDescribesTheHost(t *testing.T) {
+	storetest.RequireNix(t)
+	host := testHost(t)
+	client, _ := connect(t, host)
+	var info proto.HostInfo
+	if err := client.Call(t.Context(), proto.MethodInfo, nil, &info); err != nil {
+		t.Fatal(err)
+	}
+	if !info.Root || !info.Trusted || info.NixVersion == "" || info.StoreFree == 0 || info.CPUs == 0 ||
+		info.BootID != "11111111-2222-3333-4444-555555555555" || !strings.HasSuffix(info.System, "-linux") {
+		t.Errorf("%+v", info)
+	}
+	if info.Current != "" || info.Profile != "" || info.BootDefault != "" || info.Lock != nil {
+		t.Errorf("an empty host has systems: %+v", info)
+	}
+}
+
+func TestAFullStoreIsNamed(t *testing.T) {
+	storetest.RequireNix(t)
+	requireRoot(t)
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=3m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	host := testHost(t)
+	host.OpenStore = func(ctx context.Context) (*daemon.Conn, error) {
+		return daemon.Open(ctx, daemon.Options{Store: dir})
+	}
+	client, _ := connect(t, host)
+	_, err := push(t, client, chain(t), nil)
+	if e, ok := errors.AsType[*proto.Error](err); !ok || e.Code != proto.CodeStoreFull || !strings.Contains(e.Remedy, "nix-collect-garbage") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAnUntrustedUserIsToldWhatToConfigure(t *testing.T) {
+	storetest.RequireNix(t)
+	t.Setenv("NIX_CONFIG", "substituters =\ntrusted-users = nobody")
+	store := storetest.New(t)
+	socket := store.Socket()
+	host := testHost(t)
+	host.OpenStore = func(ctx context.Context) (*daemon.Conn, error) {
+		return daemon.Dial(ctx, socket, daemon.ConnOptions{})
+	}
+	client, _ := connect(t, host)
+	samples := chain(t)
+	_, err := push(t, client, samples, nil)
+	e, ok := errors.AsType[*proto.Error](err)
+	if !ok || e.Code != proto.CodeNotTrusted {
+		t.Fatalf("got %v", err)
+	}
+	for _, want := range []string{"trusted-users", "trusted-public-keys"} {
+		if !strings.Contains(e.Remedy, want) {
+			t.Errorf("the remedy does not name %s: %s", want, e.Remedy)
+		}
+	}
+}
+
+func requireRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("FLEET_REQUIRE_ALL") == "1" {
+		t.Fatal("root is needed")
+	}
+	t.Skip("root is needed")
+}
