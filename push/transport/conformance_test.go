@@ -17,11 +17,11 @@ func TestNativeAgainstSSHD(t *testing.T) {
 }
 
 func TestOpenSSHAgainstInProcessServer(t *testing.T) {
-	transporttest.Run(t, transporttest.Env{Dialer: transport.NewOpenSSH, Server: transporttest.StartInProcess})
+	transporttest.Run(t, transporttest.Env{Dialer: transport.NewOpenSSH, Server: transporttest.StartInProcess, WaitsForAgent: true})
 }
 
 func TestOpenSSHAgainstSSHD(t *testing.T) {
-	transporttest.Run(t, transporttest.Env{Dialer: transport.NewOpenSSH, Server: transporttest.StartSSHD})
+	transporttest.Run(t, transporttest.Env{Dialer: transport.NewOpenSSH, Server: transporttest.StartSSHD, WaitsForAgent: true})
 }
 
 func TestLocalCommands(t *testing.T) {

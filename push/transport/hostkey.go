@@ -57,6 +57,10 @@ func parsePins(keys []string) ([]ssh.PublicKey, error) {
 
 // check is an [ssh.HostKeyCallback]; the handshake has proved that the server holds the key.
 func (p *hostKeyPolicy) check(_ string, remote net.Addr, key ssh.PublicKey) error {
+	if _, ok := remote.(*net.TCPAddr); !ok {
+		// A ProxyCommand's connection has no address; it is only looked at where there is no name.
+		remote = &net.TCPAddr{}
+	}
 	v := p.known.check(p.name, remote, key)
 	switch {
 	case v.kind == HostKeyRevoked:

@@ -104,11 +104,18 @@ func (d *native) login(ctx context.Context, h *hop, through *sshConn) (_ *sshCon
 	if err != nil {
 		return nil, 0, err
 	}
+	// Before the server is reached: an agent may be slow, and servers are impatient.
+	var dog *watchdog
+	auth := newAuthenticator(ctx, d.resolver.operator, d.keyring, h.settings, func(f func()) { dog.human(f) })
+	defer auth.close()
 	link, err := d.reach(ctx, h, through)
 	if err != nil {
 		return nil, 0, err
 	}
-	conn, waited, err := d.handshake(ctx, h, policy, link)
+	dog = newWatchdog(h.timeouts.Connect, func() { _ = link.Close() })
+	defer dog.stop()
+	conn, err := d.handshake(ctx, h, policy, auth, link, dog)
+	waited = dog.waitedForHuman()
 	if err != nil {
 		_ = link.Close()
 		return nil, waited, err
@@ -140,29 +147,24 @@ func (d *native) hostKeyPolicy(h *hop) (*hostKeyPolicy, error) {
 }
 
 // handshake turns a byte stream into a connection.
-func (d *native) handshake(ctx context.Context, h *hop, policy *hostKeyPolicy, link net.Conn) (*sshConn, time.Duration, error) {
+func (d *native) handshake(ctx context.Context, h *hop, policy *hostKeyPolicy, auth *authenticator, link net.Conn, dog *watchdog) (*sshConn, error) {
 	active := &activeConn{Conn: link}
-	dog := newWatchdog(h.timeouts.Connect, func() { _ = link.Close() })
-	defer dog.stop()
 	defer context.AfterFunc(ctx, func() { _ = link.Close() })()
-	auth := newAuthenticator(ctx, d.resolver.operator, d.keyring, h.settings, dog.human)
-	defer auth.close()
-
 	c, channels, requests, err := ssh.NewClientConn(active, h.keyName(), d.clientConfig(h, policy, auth))
+	if err == nil && ctx.Err() != nil {
+		go ssh.DiscardRequests(requests)
+		_ = c.Close()
+	}
 	if ctx.Err() != nil {
-		if err == nil {
-			go ssh.DiscardRequests(requests)
-			_ = c.Close()
-		}
-		return nil, dog.waitedForHuman(), dialContextError(ctx, h)
+		return nil, dialContextError(ctx, h)
 	}
 	if err != nil {
-		return nil, dog.waitedForHuman(), h.handshakeError(err, policy, auth, active, dog)
+		return nil, h.handshakeError(err, policy, auth, active, dog)
 	}
 	conn := newSSHConn(h.host, h.address(), h.timeouts, active, ssh.NewClient(c, channels, requests))
 	conn.user, conn.hostKey, conn.provenance = h.user, keyText(policy.key), policy.provenance
 	go conn.keepalive()
-	return conn, dog.waitedForHuman(), nil
+	return conn, nil
 }
 
 func (d *native) clientConfig(h *hop, policy *hostKeyPolicy, auth *authenticator) *ssh.ClientConfig {
@@ -215,11 +217,11 @@ func (h *hop) handshakeError(err error, policy *hostKeyPolicy, auth *authenticat
 		}
 		return &UnreachableError{Host: h.host, Address: h.address(), Kind: UnreachableTimeout,
 			Err: fmt.Errorf("%s did not end within %v", stage, h.timeouts.Connect)}
-	case auth.began && !link.broken():
+	case auth.began && !link.cut():
 		return &AuthError{Host: h.host, Address: h.address(), User: h.user, Methods: auth.methods, Offered: auth.offered, Skipped: auth.skipped, Err: err}
 	case auth.began:
 		return &LostError{Host: h.host, Address: h.address(), Err: fmt.Errorf("during the login: %w", err)}
-	case errors.As(err, &negotiation), !link.broken():
+	case errors.As(err, &negotiation), !link.cut():
 		return &UnreachableError{Host: h.host, Address: h.address(), Kind: UnreachableProtocol, Err: err}
 	}
 	kind := UnreachableClosed

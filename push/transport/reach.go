@@ -171,17 +171,27 @@ type proxyConn struct {
 	err          error
 }
 
-// Read tells why the command ended, where it did.
 func (p *proxyConn) Read(b []byte) (int, error) {
 	n, err := p.Conn.Read(b)
-	if err != nil {
-		select {
-		case <-p.known:
-			err = fmt.Errorf("%w: %w", err, p.err)
-		default:
-		}
+	return n, p.explain(err)
+}
+
+func (p *proxyConn) Write(b []byte) (int, error) {
+	n, err := p.Conn.Write(b)
+	return n, p.explain(err)
+}
+
+// explain tells why the command ended, where it did.
+func (p *proxyConn) explain(err error) error {
+	if err == nil {
+		return nil
 	}
-	return n, err
+	select {
+	case <-p.known:
+		return fmt.Errorf("%w: %w", p.err, err)
+	default:
+		return err
+	}
 }
 
 // Close ends the command and waits for it.

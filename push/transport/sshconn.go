@@ -13,11 +13,13 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// activeConn notes when something was last received and whether the stream has failed.
+// activeConn notes when something is received, and how the stream ends.
 type activeConn struct {
 	net.Conn
 	received atomic.Int64 // reads that brought something
 	failed   atomic.Bool
+	closed   atomic.Bool
+	dropped  atomic.Bool
 }
 
 func (c *activeConn) Read(p []byte) (int, error) {
@@ -25,21 +27,35 @@ func (c *activeConn) Read(p []byte) (int, error) {
 	if n > 0 {
 		c.received.Add(1)
 	}
-	if err != nil {
-		c.failed.Store(true)
-	}
+	c.note(err)
 	return n, err
 }
 
 func (c *activeConn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
-	if err != nil {
-		c.failed.Store(true)
-	}
+	c.note(err)
 	return n, err
 }
 
+func (c *activeConn) note(err error) {
+	if err != nil {
+		c.failed.Store(true)
+		if !c.closed.Load() {
+			c.dropped.Store(true)
+		}
+	}
+}
+
+func (c *activeConn) Close() error {
+	c.closed.Store(true)
+	return c.Conn.Close()
+}
+
+// broken says that the stream works no more.
 func (c *activeConn) broken() bool { return c.failed.Load() }
+
+// cut says that it was not we who ended the stream.
+func (c *activeConn) cut() bool { return c.dropped.Load() }
 
 // sshConn is an authenticated connection, our own or through the master of the system's ssh.
 type sshConn struct {

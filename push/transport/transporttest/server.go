@@ -293,6 +293,8 @@ func pump(channel ssh.Channel, command transport.Channel) {
 	outputs.Go(func() { _, _ = io.Copy(channel.Stderr(), command.Stderr()) })
 	_, _ = io.Copy(channel, command)
 	outputs.Wait()
+	// A command may close its outputs and go on.
+	_ = channel.CloseWrite()
 	err := command.Wait()
 	var exit *transport.ExitError
 	switch {

@@ -29,6 +29,8 @@ type Env struct {
 	Server func(t testing.TB, options ServerOptions) Server
 	// OwnBanner says that the transport passes on login banners.
 	OwnBanner bool
+	// WaitsForAgent says that an agent that never answers ends the dial.
+	WaitsForAgent bool
 }
 
 // Run runs the conformance suite. Each test has a name that states the rule.

@@ -1,0 +1,187 @@
+package transporttest
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/crypto/ssh"
+
+	"fleet/push/transport"
+)
+
+func routeTests() map[string]func(*testing.T, Env) {
+	return map[string]func(*testing.T, Env){
+		"a jump host of the plan is passed through":           jumpByPlan,
+		"jump hosts of the user's configuration are too":      jumpByConfig,
+		"several jump hosts are passed in order":              jumpChain,
+		"a jump host's key is checked by its own entry":       jumpUnknownKey,
+		"a jump host that refuses the next hop is named":      jumpRefused,
+		"an empty list of jump hosts forbids the configured":  jumpForbidden,
+		"jump hosts in a circle are refused":                  jumpCircle,
+		"a ProxyCommand is used":                              proxyCommand,
+		"a ProxyCommand that fails is told with what it said": proxyFails,
+		"Host, Match and Include mean what ssh means":         matchInclude,
+		"the plan's port and user win":                        planWins,
+		"an IPv6 address is reached":                          ipv6,
+		"a configuration that ssh refuses is told":            badConfig,
+	}
+}
+
+// withJump adds a second server, which lets the same user in, as the host "jump".
+func withJump(t *testing.T, env Env, r *rig) (Server, Key) {
+	key := NewKey(t)
+	jump := env.Server(t, ServerOptions{HostKeys: []Key{key}, AuthorizedKeys: []ssh.PublicKey{r.userKey.Public()}})
+	return jump, key
+}
+
+func known(server Server, key Key) string {
+	return fmt.Sprintf("[%s]:%d %s", server.Host(), server.Port(), key.Text())
+}
+
+func hostPort(server Server) string {
+	return net.JoinHostPort(server.Host(), strconv.Itoa(server.Port()))
+}
+
+func jumpByPlan(t *testing.T, env Env) {
+	r := newRig(t, env)
+	jump, key := withJump(t, env, r)
+	r.setKnownHosts(known(jump, key))
+	r.target.HostKeys = []string{r.hostKey.Text()}
+	r.target.JumpHosts = []string{jump.User() + "@" + hostPort(jump)}
+	conn := r.dial()
+	if got := execute(t, conn, "echo through", ""); got.stdout != "through\n" || got.err != nil {
+		t.Errorf("%+v", got)
+	}
+	jump.Drop()
+	typed[*transport.LostError](t, within(t, conn.Wait))
+}
+
+func jumpByConfig(t *testing.T, env Env) {
+	r := newRig(t, env)
+	jump, key := withJump(t, env, r)
+	r.setKnownHosts(known(jump, key), r.knownLine(r.hostKey))
+	r.target.Address = "target"
+	r.config = []string{
+		"IdentityFile " + r.path("id"), "Host target", "HostName " + r.server.Host(), "ProxyJump hop",
+		"Host hop", "HostName " + jump.Host(), "Port " + strconv.Itoa(jump.Port()), "User " + jump.User(), "Host *",
+	}
+	jumped := r.dial()
+	if got := execute(t, jumped, "echo through", ""); got.stdout != "through\n" {
+		t.Errorf("%+v", got)
+	}
+	jump.Close()
+	unreachable(r, transport.UnreachableRefused)
+}
+
+func jumpChain(t *testing.T, env Env) {
+	r := newRig(t, env)
+	first, firstKey := withJump(t, env, r)
+	second, secondKey := withJump(t, env, r)
+	r.setKnownHosts(known(first, firstKey), known(second, secondKey), r.knownLine(r.hostKey))
+	r.target.JumpHosts = []string{hostPort(first), "ssh://root@" + hostPort(second)}
+	conn := r.dial()
+	if got := execute(t, conn, "cat", "data"); got.stdout != "data" {
+		t.Errorf("%+v", got)
+	}
+}
+
+func jumpUnknownKey(t *testing.T, env Env) {
+	r := newRig(t, env)
+	jump, _ := withJump(t, env, r)
+	r.target.JumpHosts = []string{hostPort(jump)}
+	r.target.AcceptNewHostKey = true // which is about the target alone
+	if err := refused[*transport.HostKeyError](r); err.Kind != transport.HostKeyUnknown || err.Address != hostPort(jump) {
+		t.Errorf("error is %+v", err)
+	}
+}
+
+func jumpRefused(t *testing.T, env Env) {
+	r := newRig(t, env)
+	jump, key := withJump(t, env, r)
+	r.setKnownHosts(known(jump, key))
+	r.target.JumpHosts = []string{hostPort(jump)}
+	r.target.Port = freePort(t, "127.0.0.1")
+	unreachable(r, transport.UnreachableProxy)
+}
+
+func jumpForbidden(t *testing.T, env Env) {
+	r := newRig(t, env)
+	r.config = append(r.config, "Host 127.*", "ProxyJump nowhere.invalid", "Host *")
+	r.target.JumpHosts = []string{}
+	r.dial()
+	r.target.JumpHosts = nil
+	refused[*transport.UnreachableError](r)
+}
+
+func jumpCircle(t *testing.T, env Env) {
+	r := newRig(t, env)
+	r.target.Address = "a"
+	r.config = append(r.config, "Host a", "ProxyJump b", "Host b", "ProxyJump a", "Host *")
+	if err := refused[*transport.ConfigError](r); !strings.Contains(err.Error(), "circle") {
+		t.Errorf("error is %v", err)
+	}
+}
+
+// relay is a ProxyCommand that connects by itself.
+const relay = `bash -c 'exec 3<>/dev/tcp/%h/%p; cat <&3 & cat >&3; kill $!'`
+
+func proxyCommand(t *testing.T, env Env) {
+	r := newRig(t, env)
+	r.config = append(r.config, "ProxyCommand "+relay)
+	conn := r.dial()
+	if got := execute(t, conn, "cat", "through a command"); got.stdout != "through a command" || got.err != nil {
+		t.Errorf("%+v", got)
+	}
+}
+
+func proxyFails(t *testing.T, env Env) {
+	r := newRig(t, env)
+	r.config = append(r.config, `ProxyCommand sh -c 'echo "no way to %h" >&2; exit 3'`)
+	err := refused[*transport.UnreachableError](r)
+	if err.Kind != transport.UnreachableProxy {
+		t.Errorf("kind is %q: %v", err.Kind, err)
+	}
+	if env.OwnBanner && !strings.Contains(err.Error(), "no way to 127.0.0.1") {
+		t.Errorf("error is %v", err)
+	}
+}
+
+func matchInclude(t *testing.T, env Env) {
+	r := newRig(t, env)
+	writeFile(t, r.path("more"), "Match host web*.example exec \"true\"\n  HostName "+r.server.Host()+"\n  Port "+strconv.Itoa(r.server.Port())+"\n")
+	r.config = append([]string{"Include " + r.path("more"), "Match originalhost web1.example", "User " + r.server.User(), "Host *"}, r.config...)
+	r.target.Address, r.target.Port, r.target.User = "web1.example", 0, ""
+	conn := r.dial()
+	if got := conn.User(); got != r.server.User() {
+		t.Errorf("user is %q", got)
+	}
+	r.target.Address = "db1.example"
+	refused[*transport.UnreachableError](r)
+}
+
+func planWins(t *testing.T, env Env) {
+	r := newRig(t, env)
+	r.config = append(r.config, "Port 1", "User nobody")
+	r.dial()
+}
+
+func ipv6(t *testing.T, env Env) {
+	r := newRig(t, env, func(_ *rig, o *ServerOptions) { o.Address = "::1" })
+	r.dial()
+	r.target.Address = "[::1]"
+	r.dial()
+	r.target.Address = "::1%lo"
+	r.setKnownHosts(fmt.Sprintf("[::1%%lo]:%d %s", r.server.Port(), r.hostKey.Text()))
+	r.dial()
+}
+
+func badConfig(t *testing.T, env Env) {
+	r := newRig(t, env)
+	r.config = append(r.config, "NoSuchOption yes")
+	if err := refused[*transport.ConfigError](r); !strings.Contains(strings.ToLower(err.Error()), "nosuchoption") {
+		t.Errorf("error is %v", err)
+	}
+}
