@@ -71,8 +71,9 @@ type Connector struct {
 	Helper func(ctx context.Context, system string) (storepath.Path, error)
 	// Source is the operator's store.
 	Source closure.Source
-	// Importer takes what [Session.Fetch] brings; nil where nothing is fetched.
-	Importer Importer
+	// Store and Import say where [Session.Fetch] brings paths to; a nil Store is for who fetches nothing. Import's Done is ours.
+	Store  Store
+	Import closure.ImportOptions
 	// Password asks a person, one at a time. The returned bytes are zeroed after use. Nil where nobody can be asked.
 	Password func(ctx context.Context, prompt string) ([]byte, error)
 	// SharePassword tries a password that one host took on the others, before a person is asked again.

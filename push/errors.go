@@ -232,7 +232,7 @@ func (e *DetachedError) Unwrap() error { return e.Err }
 
 // Hint is the command that attaches again.
 func (e *DetachedError) Hint() string {
-	return fmt.Sprintf("fleet attach --on %s --txn %s", e.Host, e.Txn)
+	return fmt.Sprintf("fleet attach %s %s", e.Host, e.Txn)
 }
 
 // BuildError says that a build on a host failed.

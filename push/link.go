@@ -51,7 +51,7 @@ func (l *link) attach(ctx context.Context) (*proto.Client, error) {
 		return nil, err
 	}
 	errs := drain(ch.Stderr())
-	client, err := proto.NewClient(ctx, &countedChannel{Channel: ch, sent: &l.s.sent}, proto.Hello{Token: l.agent.token, Software: l.s.c.Software})
+	client, err := proto.NewClient(ctx, &countedChannel{Channel: ch, wire: &l.s.wire}, proto.Hello{Token: l.agent.token, Software: l.s.c.Software})
 	if err == nil {
 		return client, nil
 	}
@@ -117,15 +117,21 @@ func (l *link) close() {
 	_ = l.conn.Close()
 }
 
-// countedChannel counts what is written to a channel.
+// countedChannel counts what goes through a channel.
 type countedChannel struct {
 	transport.Channel
-	sent *atomic.Uint64
+	wire *atomic.Uint64
+}
+
+func (c *countedChannel) Read(p []byte) (int, error) {
+	n, err := c.Channel.Read(p)
+	c.wire.Add(uint64(n))
+	return n, err
 }
 
 func (c *countedChannel) Write(p []byte) (int, error) {
 	n, err := c.Channel.Write(p)
-	c.sent.Add(uint64(n))
+	c.wire.Add(uint64(n))
 	return n, err
 }
 

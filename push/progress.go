@@ -10,12 +10,12 @@ import (
 // progressInterval is the least time between two progress events of one push.
 const progressInterval = 100 * time.Millisecond
 
-// progress counts what a push has moved and reports it. It is safe for concurrent use.
+// progress counts what a transfer has moved and reports it. It is safe for concurrent use.
 type progress struct {
 	s    *Session
 	step plan.Step
-	// sentBefore is what the session had sent when the push began.
-	sentBefore uint64
+	// before is what the session had moved when it began.
+	before uint64
 
 	mu sync.Mutex
 	// paths and bytes are what the host has acknowledged, total what there is to do in all, in bytes.
@@ -25,7 +25,7 @@ type progress struct {
 }
 
 func newProgress(s *Session, step plan.Step) *progress {
-	return &progress{s: s, step: step, sentBefore: s.sent.Load()}
+	return &progress{s: s, step: step, before: s.wire.Load()}
 }
 
 // expect says what is left to do, which after a broken connection is less, and with nothing lost.
@@ -60,6 +60,13 @@ func (p *progress) flush() {
 	}
 }
 
+// counts returns the paths and bytes that were moved so far.
+func (p *progress) counts() (paths, bytes uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.paths, p.bytes
+}
+
 func (p *progress) report() {
 	p.reported, p.dirty = time.Now(), false
 	p.s.c.emit(plan.Event{
@@ -68,4 +75,4 @@ func (p *progress) report() {
 	})
 }
 
-func (p *progress) wire() uint64 { return p.s.sent.Load() - p.sentBefore }
+func (p *progress) wire() uint64 { return p.s.wire.Load() - p.before }

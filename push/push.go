@@ -34,7 +34,7 @@ type PushRequest struct {
 type PushResult struct {
 	// Paths and NarBytes are what we sent, not what was there already or substituted.
 	Paths, NarBytes uint64
-	// WireBytes is what went through the agent's channels for it, in our direction, before SSH's encryption.
+	// WireBytes is what went through the session's channels meanwhile, in both directions, without SSH's own part.
 	WireBytes uint64
 }
 
@@ -86,14 +86,14 @@ type transfer struct {
 }
 
 func (t *transfer) result() PushResult {
-	p := t.progress
-	return PushResult{Paths: p.paths, NarBytes: p.bytes, WireBytes: p.wire()}
+	paths, bytes := t.progress.counts()
+	return PushResult{Paths: paths, NarBytes: bytes, WireBytes: t.progress.wire()}
 }
 
 // round does what is left of the push over one connection.
 func (t *transfer) round(ctx context.Context, l *link) (progress bool, err error) {
-	before := t.progress.paths
-	defer func() { progress = t.progress.paths > before }()
+	before, _ := t.progress.counts()
+	defer func() { now, _ := t.progress.counts(); progress = now > before }()
 	infos, err := t.missing(ctx, l)
 	if err != nil {
 		return false, err
@@ -154,12 +154,13 @@ func (t *transfer) prepare(infos []closure.PathInfo, size uint64) error {
 	if info.Trusted {
 		return nil
 	}
+	// A daemon that does not tell whom it trusts answers at the first path.
 	refuse := &NotTrustedError{Host: t.s.spec.Target.Host, User: t.s.user()}
 	for i := range infos {
 		if t.request.Signer != nil {
 			// The graph shares its slices with other pushes.
 			infos[i].Signatures = append(slices.Clone(infos[i].Signatures), t.request.Signer.Sign(infos[i]))
-		} else if len(infos[i].Signatures) == 0 && infos[i].CA == "" {
+		} else if len(infos[i].Signatures) == 0 && infos[i].CA == "" && !info.TrustUnknown {
 			if refuse.Count++; refuse.Count == 1 {
 				refuse.Path = infos[i].Path
 			}

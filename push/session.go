@@ -20,8 +20,8 @@ type Session struct {
 	c      *Connector
 	spec   HostSpec
 	helper storepath.Path
-	// sent counts the bytes that were written to channels of agents, over all connections.
-	sent atomic.Uint64
+	// wire counts the bytes that went through channels of agents, both ways, over all connections.
+	wire atomic.Uint64
 
 	// making holds one token: who has it makes, replaces or closes the connection, and owns keys.
 	making chan struct{}

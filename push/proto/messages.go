@@ -78,7 +78,9 @@ type HostInfo struct {
 	// Root says whether the agent runs as root.
 	Root bool `json:"root"`
 	// Trusted says whether the Nix daemon lets the agent import without signatures.
-	Trusted bool   `json:"trusted"`
+	Trusted bool `json:"trusted"`
+	// TrustUnknown says that the daemon, one before Nix 2.15, does not tell; Trusted is then what root may expect.
+	TrustUnknown bool   `json:"trustUnknown,omitempty"`
 	BootID  string `json:"bootId"`
 	CPUs    int    `json:"cpus"`
 	// Current, Booted, Profile and BootDefault are toplevels (store paths), empty where there is none. Current may be a specialisation of a toplevel.
