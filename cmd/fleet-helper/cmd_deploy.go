@@ -71,7 +71,7 @@ func (o *deployOptions) validate() error {
 	return o.hosts.validate()
 }
 
-// action reads the positional argument.
+// deployAction reads the positional argument.
 func deployAction(args []string) (deploy.Action, error) {
 	if len(args) == 0 {
 		return deploy.ActionSwitch, nil
@@ -85,7 +85,11 @@ func deployAction(args []string) (deploy.Action, error) {
 		for _, a := range deploy.Actions() {
 			known = append(known, string(a))
 		}
-		return "", &cli.UsageError{Err: fmt.Errorf("unknown action %q", args[0]), Remedy: "it is one of: " + strings.Join(known, ", ") + "; hosts are named with --on"}
+		remedy := cli.DidYouMean(args[0], known, "")
+		if remedy == "" {
+			remedy = "it is one of: " + strings.Join(known, ", ") + "; hosts are named with --on"
+		}
+		return "", &cli.UsageError{Err: fmt.Errorf("unknown action %q", args[0]), Remedy: remedy}
 	}
 	return action, nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/user"
@@ -48,7 +49,7 @@ func openFleet(ctx context.Context, env *cli.Env, g *globals, o *fleetOptions, d
 		return nil, err
 	}
 	if op.snapshot, op.plan, err = deploy.Open(ctx, op.backend, op.reporter); err != nil {
-		return nil, err
+		return nil, asUsage(err)
 	}
 	if dir := o.workTree(); dir != "" {
 		if op.state, err = hostkeys.Open(dir, op.plan.Fleet, run.RunnerFunc(run.Run)); err != nil {
@@ -56,6 +57,17 @@ func openFleet(ctx context.Context, env *cli.Env, g *globals, o *fleetOptions, d
 		}
 	}
 	return op, nil
+}
+
+// asUsage marks the errors of a flake or a fleet that was named wrongly, or not at all.
+func asUsage(err error) error {
+	var noFlake *evaluator.NoFlakeError
+	var otherFlake *evaluator.OtherFlakeError
+	var noFleet *evaluator.NoFleetError
+	if errors.As(err, &noFlake) || errors.As(err, &otherFlake) || errors.As(err, &noFleet) {
+		return &cli.UsageError{Err: err}
+	}
+	return err
 }
 
 // withoutColor applies --no-color.

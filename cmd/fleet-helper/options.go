@@ -39,7 +39,7 @@ func (o *fleetOptions) addFlags(flags *pflag.FlagSet) {
 	flags.IntVar(&o.buildJobs, "build-jobs", 0, "at most `N` hosts are built for at a time; 0 means 4")
 	flags.BoolVar(&o.showTrace, "show-trace", false, "show Nix's full traces of evaluation errors")
 	flags.BoolVar(&o.impure, "impure", false, "let the evaluation read the environment and the machine")
-	flags.StringArrayVar(&o.settings, "option", nil, "Nix setting for evaluation and builds, as `NAME=VALUE`; may be repeated")
+	flags.StringArrayVar(&o.settings, "option", nil, "setting of Nix for evaluation and builds, as `NAME=VALUE`; may be repeated")
 	flags.StringArrayVar(&o.overrides, "override-input", nil, "replace an input of the flake, as `INPUT=REF`; may be repeated")
 }
 

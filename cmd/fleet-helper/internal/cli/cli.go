@@ -130,7 +130,7 @@ func dispatchSub(ctx context.Context, env *Env, path []*Command, flags *pflag.Fl
 			return dispatch(ctx, env, append(path, sub), flags.Args()[1:])
 		}
 	}
-	return &UsageError{Path: names(path), Err: fmt.Errorf("unknown command %q", name), Remedy: didYouMean(name, visibleNames(cmd.Sub), "")}
+	return &UsageError{Path: names(path), Err: fmt.Errorf("unknown command %q", name), Remedy: DidYouMean(name, visibleNames(cmd.Sub), "")}
 }
 
 // helpFor prints the help of the command that words name.
@@ -144,7 +144,7 @@ func helpFor(env *Env, path []*Command, words []string) error {
 			}
 		}
 		if next == nil {
-			return &UsageError{Path: names(path), Err: fmt.Errorf("unknown command %q", word), Remedy: didYouMean(word, visibleNames(cmd.Sub), "")}
+			return &UsageError{Path: names(path), Err: fmt.Errorf("unknown command %q", word), Remedy: DidYouMean(word, visibleNames(cmd.Sub), "")}
 		}
 		path = append(path, next)
 	}

@@ -159,23 +159,32 @@ func flagError(path []*Command, flags *pflag.FlagSet, err error) error {
 	usage := &UsageError{Path: names(path), Err: err}
 	var unknown *pflag.NotExistError
 	if errors.As(err, &unknown) {
-		var known []string
-		flags.VisitAll(func(f *pflag.Flag) {
-			if !f.Hidden {
-				known = append(known, f.Name)
-			}
-		})
-		name := unknown.GetSpecifiedName()
-		usage.Remedy = didYouMean(name, known, "--")
-		if usage.Remedy == "" && len(path) > 1 && boundFlags(path[:1]).Lookup(name) != nil {
-			usage.Remedy = fmt.Sprintf("--%s goes before the command: %s --%s … %s", name, path[0].Name, name, strings.TrimPrefix(names(path), path[0].Name+" "))
-		}
+		usage.Remedy = flagRemedy(path, flags, unknown.GetSpecifiedName())
 	}
 	return usage
 }
 
-// didYouMean returns a remedy that names the nearest of known, or nothing.
-func didYouMean(word string, known []string, prefix string) string {
+// flagRemedy says where an unknown flag belongs, or which one was meant.
+func flagRemedy(path []*Command, flags *pflag.FlagSet, name string) string {
+	if len(path) > 1 && boundFlags(path[:1]).Lookup(name) != nil {
+		return fmt.Sprintf("--%s goes before the command: %s --%s … %s", name, path[0].Name, name, strings.TrimPrefix(names(path), path[0].Name+" "))
+	}
+	for _, sub := range path[len(path)-1].Sub {
+		if below := append(path[:len(path):len(path)], sub); !sub.Hidden && boundFlags(below).Lookup(name) != nil {
+			return fmt.Sprintf("--%s goes after the command: %s --%s", name, names(below), name)
+		}
+	}
+	var known []string
+	flags.VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			known = append(known, f.Name)
+		}
+	})
+	return DidYouMean(name, known, "--")
+}
+
+// DidYouMean returns a remedy that names the nearest of known, or nothing.
+func DidYouMean(word string, known []string, prefix string) string {
 	best, bestDistance := "", len(word)/2+1
 	for _, k := range known {
 		if strings.HasPrefix(k, word) && word != "" {

@@ -15,35 +15,40 @@ import (
 // JSONVersion is the version of the JSON lines. It changes when a field changes its meaning or goes; new fields and types may come.
 const JSONVersion = 1
 
-// line is one line of --json output: what Type says, and only that.
-type line struct {
-	FormatVersion int    `json:"formatVersion"`
-	Type          string `json:"type"`
-	*runLine
-	*plan.Event
-	*reportLine
-	*errorLine
-}
-
-type errorLine struct {
-	Error    string   `json:"error"`
-	Hints    []string `json:"hints,omitempty"`
-	ExitCode int      `json:"exitCode"`
+// header begins every line of --json output.
+type header struct {
+	FormatVersion int `json:"formatVersion"`
+	// Type is "run", "event", "report" or "error", and says what else is in the line.
+	Type string `json:"type"`
 }
 
 type runLine struct {
+	header
 	Action string   `json:"action"`
 	Fleet  string   `json:"fleet"`
 	Source string   `json:"source"`
 	Hosts  []string `json:"hosts"`
 }
 
+type eventLine struct {
+	header
+	plan.Event
+}
+
 type reportLine struct {
-	Action      string        `json:"action"`
-	Fleet       string        `json:"fleet"`
-	ExitCode    int           `json:"exitCode"`
-	Seconds     float64       `json:"seconds"`
-	HostReports []HostSummary `json:"reports"`
+	header
+	Action   string        `json:"action"`
+	Fleet    string        `json:"fleet"`
+	ExitCode int           `json:"exitCode"`
+	Seconds  float64       `json:"seconds"`
+	Hosts    []HostSummary `json:"hosts"`
+}
+
+type errorLine struct {
+	header
+	Error    string   `json:"error"`
+	Hints    []string `json:"hints,omitempty"`
+	ExitCode int      `json:"exitCode"`
 }
 
 // HostSummary is the JSON form of a host's report.
@@ -85,30 +90,31 @@ func newJSON(w io.Writer) *jsonDisplay {
 	return &jsonDisplay{out: enc}
 }
 
-func (d *jsonDisplay) write(l line) {
-	l.FormatVersion = JSONVersion
+func headerOf(kind string) header { return header{FormatVersion: JSONVersion, Type: kind} }
+
+func (d *jsonDisplay) write(line any) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.err == nil {
-		d.err = d.out.Encode(l)
+		d.err = d.out.Encode(line)
 	}
 }
 
 func (d *jsonDisplay) Emit(e plan.Event) {
 	e.Time = e.Time.UTC().Round(time.Millisecond)
-	d.write(line{Type: "event", Event: &e})
+	d.write(eventLine{header: headerOf("event"), Event: e})
 }
 
 func (d *jsonDisplay) Begin(r Run) {
-	d.write(line{Type: "run", runLine: &runLine{Action: string(r.Action), Fleet: r.Fleet, Source: r.Source, Hosts: r.Hosts}})
+	d.write(runLine{header: headerOf("run"), Action: string(r.Action), Fleet: r.Fleet, Source: r.Source, Hosts: r.Hosts})
 }
 
 func (d *jsonDisplay) Finish(r *deploy.Report) error {
-	l := &reportLine{Action: string(r.Action), Fleet: r.Fleet, ExitCode: int(r.ExitCode()), Seconds: seconds(r.Duration), HostReports: []HostSummary{}}
+	line := reportLine{header: headerOf("report"), Action: string(r.Action), Fleet: r.Fleet, ExitCode: int(r.ExitCode()), Seconds: seconds(r.Duration), Hosts: []HostSummary{}}
 	for _, h := range r.Hosts {
-		l.HostReports = append(l.HostReports, Summarize(h))
+		line.Hosts = append(line.Hosts, Summarize(h))
 	}
-	d.write(line{Type: "report", reportLine: l})
+	d.write(line)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.err
@@ -116,7 +122,7 @@ func (d *jsonDisplay) Finish(r *deploy.Report) error {
 
 // Fail prints the error as the last line.
 func (d *jsonDisplay) Fail(err error) {
-	d.write(line{Type: "error", errorLine: &errorLine{Error: text.Clean(err.Error()), Hints: cli.Hints(err), ExitCode: cli.ExitCode(err)}})
+	d.write(errorLine{header: headerOf("error"), Error: text.Clean(err.Error()), Hints: cli.Hints(err), ExitCode: cli.ExitCode(err)})
 }
 
 func (d *jsonDisplay) Suspend() func() { return func() {} }

@@ -86,6 +86,9 @@ func eventLines(e plan.Event, s style) []string {
 	case plan.EventDone:
 		return []string{prefix + doneText(e)}
 	case plan.EventFailed:
+		if e.Host == "" {
+			return nil // it ends the command, which prints the whole error
+		}
 		return []string{s.paint(red, prefix+string(e.Step)+" failed: "+firstLine(e.Message))}
 	}
 	return nil
