@@ -3,6 +3,7 @@ package evaluator
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"fleet/closure/storepath"
 	"fleet/evaluator/plan"
@@ -19,6 +20,8 @@ const (
 	maxLogLine = 2000
 	// maxErrors bounds the errors that are kept.
 	maxErrors = 100
+	// countInterval is the least time between events that differ in their numbers only.
+	countInterval = 100 * time.Millisecond
 )
 
 // BuildLog turns what nix prints with --log-format internal-json while it builds into events, and keeps what an error
@@ -37,6 +40,7 @@ type BuildLog struct {
 	// builds and copies are the last numbers of nix.
 	builds, copies count
 	shown          plan.Event
+	shownAt        time.Time
 }
 
 // activity is something that nix is doing now.
@@ -88,8 +92,8 @@ func (l *BuildLog) said(m Message) {
 		if len(l.errs) < maxErrors {
 			l.errs = append(l.errs, m)
 		}
-	case m.Level <= levelWarning:
-		l.emit(plan.Event{Kind: plan.EventWarning, Message: clip(strings.TrimPrefix(m.Text, "warning: "))})
+	case m.Level <= levelWarning && !isBusy(m.Text):
+		l.emit(plan.Event{Kind: plan.EventWarning, Message: oneLine(strings.TrimPrefix(m.Text, "warning: "))})
 	}
 }
 
@@ -139,7 +143,7 @@ func (l *BuildLog) result(m Message) {
 			}
 		}
 		l.line(name + text)
-		l.emit(plan.Event{Kind: plan.EventLog, Message: clip(name + text)})
+		l.emit(plan.Event{Kind: plan.EventLog, Message: oneLine(name + text)})
 	case resProgress:
 		if a == nil {
 			return
@@ -171,10 +175,12 @@ func (l *BuildLog) progress(message string) {
 	case l.copies.expected > 0:
 		e.Done, e.Total, e.Unit = l.copies.done, l.copies.expected, "paths"
 	}
-	if e == l.shown || e.Message == "" && e.Total == 0 {
+	// Nix finds what is to be built one by one, and tells each: nobody can read that.
+	between := e.Message == l.shown.Message && e.Done < e.Total && time.Since(l.shownAt) < countInterval
+	if e == l.shown || between || e.Message == "" && e.Total == 0 {
 		return
 	}
-	l.shown = e
+	l.shown, l.shownAt = e, time.Now()
 	l.emit(e)
 }
 
@@ -255,6 +261,14 @@ func shortName(text string) string {
 		return clip(text)
 	}
 	return strings.TrimSuffix(p.Name(), ".drv")
+}
+
+// oneLine makes a text fit for an event.
+func oneLine(text string) string {
+	if !strings.ContainsAny(text, "\n") {
+		return clip(text)
+	}
+	return clip(strings.Join(strings.Fields(text), " "))
 }
 
 func clip(text string) string {

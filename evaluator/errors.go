@@ -9,7 +9,7 @@ import (
 
 // EvalError says that Nix did not evaluate something.
 type EvalError struct {
-	// Host is empty where the plan, or the flake as a whole, does not evaluate.
+	// Host is empty where the plan, the helper, or the flake as a whole does not evaluate.
 	Host string
 	// Summary is the useful part of what Nix said: the error's own lines, then where it happened. It is free of escape codes.
 	Summary []string
@@ -22,7 +22,7 @@ type EvalError struct {
 }
 
 func (e *EvalError) Error() string {
-	what := "the fleet's plan"
+	what := "the fleet"
 	if e.Host != "" {
 		what = fmt.Sprintf("host %q", e.Host)
 	}

@@ -112,7 +112,7 @@ func (s *Static) runChild(ctx context.Context, input []byte) ([]byte, error) {
 	var crash string
 	trace := run.NewLineWriter(func(line string) {
 		if text, ok := strings.CutPrefix(line, "TRACE: "); ok {
-			s.emit(plan.Event{Step: plan.StepPlan, Kind: plan.EventLog, Message: clip(text)})
+			s.emit(plan.Event{Step: plan.StepPlan, Kind: plan.EventLog, Message: oneLine(text)})
 		}
 		if text, ok := strings.CutPrefix(line, "fatal error: "); ok && crash == "" {
 			crash = text

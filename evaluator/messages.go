@@ -25,8 +25,10 @@ func isError(m Message) bool {
 func classify(m Message) (kind plan.EventKind, text string, repeated bool) {
 	text = strings.TrimSpace(m.Text)
 	switch {
-	case text == "" || isHint(m) || strings.Contains(text, "Git tree ") && strings.HasSuffix(text, " is dirty"):
+	case text == "" || isHint(m) || isBusy(text) || strings.Contains(text, "Git tree ") && strings.HasSuffix(text, " is dirty"):
 		return "", "", false
+	case m.Action == "msg" && strings.HasPrefix(text, "evaluation warning: "):
+		return plan.EventWarning, strings.TrimPrefix(text, "evaluation warning: "), false
 	case m.Action == "" || m.Action == "msg" && m.Level == levelWarning || strings.HasPrefix(text, "warning: "):
 		return plan.EventWarning, strings.TrimPrefix(text, "warning: "), true
 	case m.Action == "msg" && strings.HasPrefix(text, "trace: "):
@@ -41,6 +43,11 @@ func classify(m Message) (kind plan.EventKind, text string, repeated bool) {
 		return plan.EventProgress, text, false
 	}
 	return "", "", false
+}
+
+// isBusy recognises what a nix without a daemon says while it waits for another one.
+func isBusy(text string) bool {
+	return strings.Contains(text, "SQLite database ") && strings.HasSuffix(text, " is busy")
 }
 
 // transcript keeps what a process printed for its log file, up to a bound.

@@ -242,7 +242,7 @@ func (n *Nix) pass(host string, step plan.Step, m Message) {
 		}
 		host = ""
 	}
-	n.emit(plan.Event{Host: host, Step: step, Kind: kind, Message: text})
+	n.emit(plan.Event{Host: host, Step: step, Kind: kind, Message: oneLine(text)})
 }
 
 func (n *Nix) emit(e plan.Event) {
