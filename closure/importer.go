@@ -34,8 +34,8 @@ const (
 	maxConnections      = 4
 )
 
-// Importer registers paths in a store through several daemons at once, since one alone waits for the disk most of the time. Each NAR is checked
-// here before a daemon sees its end, and by the daemon before it registers the path.
+// Importer registers paths in a store through one or several daemons at once. Each NAR is checked here before a daemon sees its end,
+// and by the daemon before it registers the path.
 //
 // Imported paths are protected from garbage collection until [Importer.Close]. [Importer.Import] is to be
 // called from one goroutine, with each path after those that it refers to.

@@ -95,13 +95,13 @@ func NewConn(ctx context.Context, rw io.ReadWriteCloser, opts ConnOptions) (*Con
 	if err != nil {
 		close(c.ended)
 		c.fail(err)
-		closeErr := c.Close()
+		c.shut()
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
 		var explained *processError
-		if errors.As(closeErr, &explained) {
-			err = errors.Join(err, closeErr)
+		if errors.As(c.closeErr, &explained) {
+			err = errors.Join(err, c.closeErr)
 		}
 		return nil, fmt.Errorf("nix daemon: handshake: %w", err)
 	}
@@ -109,11 +109,15 @@ func NewConn(ctx context.Context, rw io.ReadWriteCloser, opts ConnOptions) (*Con
 	return c, nil
 }
 
-// Close closes the connection. Operations under way fail with a [*ClosedError]. It may be called more than once.
+// Close closes the connection. Operations under way fail with a [*ClosedError]. It may be called more than once. A connection that
+// was lost before has told so to its users, and closing it is no error.
 func (c *Conn) Close() error {
-	c.fail(errors.New("closed by us"))
+	orderly := c.fail(errors.New("closed by us"))
 	<-c.ended
 	c.shut()
+	if !orderly {
+		return nil
+	}
 	return c.closeErr
 }
 
@@ -127,10 +131,10 @@ func (c *Conn) Err() error {
 // shut closes rw once, and waits for it.
 func (c *Conn) shut() { c.once.Do(func() { c.closeErr = c.rw.Close() }) }
 
-// fail makes the connection unusable.
-func (c *Conn) fail(reason error) {
+// fail makes the connection unusable, and says whether it was usable until then.
+func (c *Conn) fail(reason error) (first bool) {
 	c.mu.Lock()
-	first := c.err == nil
+	first = c.err == nil
 	if first {
 		c.err = &ClosedError{Reason: reason.Error()}
 		close(c.closed)
@@ -140,6 +144,7 @@ func (c *Conn) fail(reason error) {
 		// Closing may wait for a process, and whoever fails has others to tell.
 		go c.shut()
 	}
+	return first
 }
 
 // read hands each reply of the daemon to the call that waits for it.

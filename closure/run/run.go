@@ -47,6 +47,7 @@ type Cmd struct {
 	// Limits are resource limits of the process; nil leaves ours. They hold from the first
 	// instruction of the program on, on Linux; elsewhere they are an error that wraps
 	// [errors.ErrUnsupported], and a child that is our own binary calls [LimitSelf] instead.
+	// A program that is setuid loses that right with limits.
 	Limits *Limits
 	// NewSession starts the process in its own session (setsid), so that it has no terminal: it cannot prompt
 	// on /dev/tty, and signals of the terminal do not reach it. Without it the process has its own
