@@ -2,6 +2,8 @@
 { lib, moduleLocation, ... }:
 {
   _class = "flake";
+  # flakeModule is another name of the default one.
+  imports = [ { options.flake = lib.mkOption { type = lib.types.submoduleWith { modules = [ (lib.mkAliasOptionModule [ "flakeModule" ] [ "flakeModules" "default" ]) ]; }; }; } ];
   options.flake.flakeModules = lib.mkOption {
     type = lib.types.lazyAttrsOf lib.types.deferredModule;
     default = { };
