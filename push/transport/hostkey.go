@@ -16,6 +16,7 @@ type hostKeyPolicy struct {
 	host, address, name string
 	pins                []ssh.PublicKey
 	known               knownHosts
+	revoked             []ssh.PublicKey
 	acceptNew           bool
 	// command says that the user has a KnownHostsCommand, which is not asked here.
 	command bool
@@ -63,6 +64,8 @@ func (p *hostKeyPolicy) check(_ string, remote net.Addr, key ssh.PublicKey) erro
 	}
 	v := p.known.check(p.name, remote, key)
 	switch {
+	case p.isRevoked(key):
+		return p.refuse(key, verdict{kind: HostKeyRevoked, reason: "it is in the file that RevokedHostKeys names"})
 	case v.kind == HostKeyRevoked:
 		// Not even a pin makes up for it.
 		return p.refuse(key, v)
@@ -77,6 +80,14 @@ func (p *hostKeyPolicy) check(_ string, remote net.Addr, key ssh.PublicKey) erro
 		return p.accept(key, ProvenanceAccepted)
 	}
 	return p.refuse(key, v)
+}
+
+// isRevoked looks at the key and, as ssh does, at the authority that signed it.
+func (p *hostKeyPolicy) isRevoked(key ssh.PublicKey) bool {
+	cert, isCert := key.(*ssh.Certificate)
+	return slices.ContainsFunc(p.revoked, func(r ssh.PublicKey) bool {
+		return sameKey(r, key) || isCert && sameKey(r, cert.SignatureKey)
+	})
 }
 
 func (p *hostKeyPolicy) accept(key ssh.PublicKey, provenance Provenance) error {

@@ -79,7 +79,7 @@ func knownHostsLineIsGood(line []byte) bool {
 	if len(line) >= maxKnownHostsLine {
 		return false
 	}
-	fields := strings.Fields(string(line))
+	fields := strings.FieldsFunc(string(line), func(r rune) bool { return r == ' ' || r == '\t' })
 	if len(fields) > 0 && (fields[0] == "@cert-authority" || fields[0] == "@revoked") {
 		fields = fields[1:]
 	}
@@ -220,6 +220,34 @@ func (k knownHosts) algorithms(name string) []string {
 		return k.db.HostKeyAlgorithms(joinHostPort(host, defaultPort))
 	}
 	return nil
+}
+
+// revokedKeys are those of RevokedHostKeys. As with ssh, a file that cannot be read or understood means that no key is good.
+func (o operator) revokedKeys(s *settings) ([]ssh.PublicKey, error) {
+	if s.revokedHostKeys == "" {
+		return nil, nil
+	}
+	path, err := o.expand(s.revokedHostKeys, s)
+	if err != nil {
+		return nil, err
+	}
+	content, err := readBounded(path, maxKnownHostsBytes)
+	if err != nil {
+		return nil, err
+	}
+	var keys []ssh.PublicKey
+	for line := range bytes.Lines(content) {
+		if line = bytes.TrimSpace(line); len(line) == 0 || line[0] == '#' {
+			continue
+		}
+		// A key revocation list in OpenSSH's binary format fails here too.
+		key, _, _, _, err := ssh.ParseAuthorizedKey(line)
+		if err != nil {
+			return nil, fmt.Errorf("read %q: a line is no public key: %w", path, err)
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
 }
 
 // readBounded reads a regular file of at most limit bytes.

@@ -133,17 +133,25 @@ func (d *native) login(ctx context.Context, h *hop, through *sshConn) (_ *sshCon
 }
 
 func (d *native) hostKeyPolicy(h *hop) (*hostKeyPolicy, error) {
-	files, err := d.resolver.operator.knownHostsFiles(h.settings)
-	if err == nil {
-		var known knownHosts
-		if known, err = loadKnownHosts(files); err == nil {
-			return &hostKeyPolicy{
-				host: h.host, address: h.address(), name: h.keyName(), pins: h.pins, known: known, acceptNew: h.acceptNew,
-				command: h.knownHostsCommand != "",
-			}, nil
-		}
+	bad := func(err error, remedy string) error {
+		return &ConfigError{Host: h.host, Address: h.address(), Err: fmt.Errorf("read known hosts: %w", err), Remedy: remedy}
 	}
-	return nil, &ConfigError{Host: h.host, Address: h.address(), Err: fmt.Errorf("read known hosts: %w", err), Remedy: "mend or remove the known_hosts file"}
+	files, err := d.resolver.operator.knownHostsFiles(h.settings)
+	if err != nil {
+		return nil, bad(err, "mend UserKnownHostsFile in the ssh configuration")
+	}
+	known, err := loadKnownHosts(files)
+	if err != nil {
+		return nil, bad(err, "mend or remove the known_hosts file")
+	}
+	revoked, err := d.resolver.operator.revokedKeys(h.settings)
+	if err != nil {
+		return nil, bad(err, "set deploy.transport = \"openssh\", which reads all kinds of RevokedHostKeys")
+	}
+	return &hostKeyPolicy{
+		host: h.host, address: h.address(), name: h.keyName(), pins: h.pins, known: known, revoked: revoked,
+		acceptNew: h.acceptNew, command: h.knownHostsCommand != "",
+	}, nil
 }
 
 // handshake turns a byte stream into a connection.

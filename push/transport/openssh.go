@@ -87,8 +87,7 @@ func (m *master) path(n string) string { return filepath.Join(m.dir, n) }
 // open starts the process, waits until it has logged in, and connects to its socket.
 func (m *master) open(ctx context.Context) (*sshConn, error) {
 	var err error
-	// os.MkdirTemp makes it 0700. The path is short, because a socket's may have 104 bytes only.
-	if m.dir, err = os.MkdirTemp("", "fleet-"); err != nil {
+	if m.dir, err = socketDir(); err != nil {
 		return nil, &ConfigError{Host: m.host, Address: m.address(), Err: err}
 	}
 	conn, err := m.login(ctx)
@@ -98,6 +97,16 @@ func (m *master) open(ctx context.Context) (*sshConn, error) {
 	}
 	conn.onClose(m.stop)
 	return conn, nil
+}
+
+// socketDir makes a folder that only we can enter, and whose path is short: that of a socket may have 104 bytes on
+// some systems, and ssh appends 17 while it makes one.
+func socketDir() (string, error) {
+	parent := os.TempDir()
+	if len(parent) > 60 {
+		parent = "/tmp"
+	}
+	return os.MkdirTemp(parent, "fleet-")
 }
 
 // stop ends the process and removes what it left.

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"fleet/closure/run"
 )
 
 // sshLog is what ssh -v wrote, as lines free of escapes. Servers have a say in parts of it, so it decides on
@@ -96,12 +98,13 @@ func (l sshLog) presentedType() string {
 
 // failure turns the end of a process that did not log in into the same errors that the native transport has.
 func (m *master) failure(known knownHosts) error {
+	var missing *run.NotFoundError
+	if errors.As(m.err, &missing) {
+		return &ConfigError{Host: m.host, Address: m.address(), Err: missing, Remedy: missing.Hint()}
+	}
 	log := readLog(m.logFile())
 	if line := log.containing("Host key verification failed"); line != "" {
 		return m.hostKeyFailure(log, known)
-	}
-	if line := log.lastOf("Bad owner or permissions", "Bad configuration option", m.dialer.options.ConfigFile+": "); line != "" && m.dialer.options.ConfigFile != "" {
-		return &ConfigError{Host: m.host, Address: m.address(), Err: errors.New(line)}
 	}
 	if line := log.containing("Permission denied ("); line != "" {
 		return m.authFailure(log, line)
@@ -167,7 +170,7 @@ func (m *master) hostKeyFailure(log sshLog, known knownHosts) error {
 		e.Expected = append(e.Expected, fingerprint(pin))
 	}
 	switch {
-	case log.containing("REVOKED HOST KEY") != "":
+	case log.containing("REVOKED HOST KEY") != "", log.containing("revoked by file") != "":
 		e.Kind = HostKeyRevoked
 	case log.containing("REMOTE HOST IDENTIFICATION HAS CHANGED") != "", e.Pinned:
 		e.Kind = HostKeyChanged

@@ -59,7 +59,7 @@ type Options struct {
 	ConfigFile string
 	// Prompt asks a person for a secret: the passphrase of a key, which the question names; with openssh also what
 	// else ssh asks for, as a PIN or a password. Only one question is open at a time, and the passphrase of a file is asked
-	// for once. Nil means that nobody can be asked: encrypted keys are then used through an agent only.
+	// for once. It must return when ctx ends. Nil means that nobody can be asked: encrypted keys are then used through an agent only.
 	Prompt func(ctx context.Context, prompt string) ([]byte, error)
 	// RecordHostKey keeps a key that was accepted because of [Target.AcceptNewHostKey]; address is
 	// host:port. Where it fails, the connection is closed. It is called from several goroutines.

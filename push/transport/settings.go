@@ -30,6 +30,7 @@ type settings struct {
 	userKnownHosts    string
 	globalKnownHosts  string
 	knownHostsCommand string
+	revokedHostKeys   string
 	// network is "tcp", "tcp4" or "tcp6".
 	network     string
 	bindAddress string
@@ -128,6 +129,10 @@ func (s *settings) setKeys(key, value string) {
 	case "knownhostscommand":
 		if value != "none" {
 			s.knownHostsCommand = value
+		}
+	case "revokedhostkeys":
+		if value != "none" {
+			s.revokedHostKeys = unquote(value)
 		}
 	case "ciphers":
 		s.algorithms.ciphers = strings.Split(value, ",")

@@ -31,6 +31,7 @@ func hostKeyTests() map[string]func(*testing.T, Env) {
 		"hashed names in known_hosts are found":                hashedName,
 		"lines that nobody understands do not hide the others": strangeLines,
 		"a key marked revoked is refused, pinned or not":       revokedKey,
+		"RevokedHostKeys are refused":                          revokedList,
 		"a certificate of a known authority is accepted":       certificate,
 		"a certificate for another name is refused":            certificateForOther,
 		"an authority does not vouch for a bare key":           authorityBareKey,
@@ -182,6 +183,17 @@ func revokedKey(t *testing.T, env Env) {
 	r.setKnownHosts("@revoked * " + r.hostKey.Text())
 	if err := refused[*transport.HostKeyError](r); err.Kind != transport.HostKeyRevoked {
 		t.Errorf("accepting new keys: error is %+v", err)
+	}
+}
+
+func revokedList(t *testing.T, env Env) {
+	r := newRig(t, env)
+	r.config = append(r.config, "RevokedHostKeys "+r.path("revoked"))
+	writeFile(t, r.path("revoked"), "# none yet\n"+NewKey(t).Text()+"\n")
+	r.dial()
+	writeFile(t, r.path("revoked"), r.hostKey.Text()+"\n")
+	if err := refused[*transport.HostKeyError](r); err.Kind != transport.HostKeyRevoked {
+		t.Errorf("error is %+v", err)
 	}
 }
 

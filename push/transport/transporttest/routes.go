@@ -26,6 +26,7 @@ func routeTests() map[string]func(*testing.T, Env) {
 		"Host, Match and Include mean what ssh means":         matchInclude,
 		"the plan's port and user win":                        planWins,
 		"an IPv6 address is reached":                          ipv6,
+		"a scoped IPv6 address is reached":                    scopedIPv6,
 		"a configuration that ssh refuses is told":            badConfig,
 	}
 }
@@ -173,9 +174,29 @@ func ipv6(t *testing.T, env Env) {
 	r.dial()
 	r.target.Address = "[::1]"
 	r.dial()
-	r.target.Address = "::1%lo"
-	r.setKnownHosts(fmt.Sprintf("[::1%%lo]:%d %s", r.server.Port(), r.hostKey.Text()))
+}
+
+// scopedIPv6 needs an interface with a link-local address; the loopback has none.
+func scopedIPv6(t *testing.T, env Env) {
+	address := linkLocal()
+	if address == "" {
+		t.Skip("no interface here has a link-local IPv6 address")
+	}
+	r := newRig(t, env, func(_ *rig, o *ServerOptions) { o.Address = address })
 	r.dial()
+}
+
+func linkLocal() string {
+	interfaces, _ := net.Interfaces()
+	for _, i := range interfaces {
+		addresses, _ := i.Addrs()
+		for _, a := range addresses {
+			if n, ok := a.(*net.IPNet); ok && n.IP.To4() == nil && n.IP.IsLinkLocalUnicast() && i.Flags&net.FlagUp != 0 {
+				return n.IP.String() + "%" + i.Name
+			}
+		}
+	}
+	return ""
 }
 
 func badConfig(t *testing.T, env Env) {

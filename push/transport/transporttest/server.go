@@ -48,6 +48,7 @@ type Server interface {
 type inProcess struct {
 	listener net.Listener
 	config   *ssh.ServerConfig
+	host     string
 	user     string
 	frozen   chan struct{}
 	freeze   sync.Once
@@ -70,7 +71,7 @@ func StartInProcess(t testing.TB, options ServerOptions) Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &inProcess{listener: listener, user: currentUser(t), frozen: make(chan struct{}), conns: map[net.Conn]bool{}}
+	s := &inProcess{listener: listener, host: address, user: currentUser(t), frozen: make(chan struct{}), conns: map[net.Conn]bool{}}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.config = s.serverConfig(t, options)
 	s.work.Go(s.accept)
@@ -118,7 +119,7 @@ func (s *inProcess) serverConfig(t testing.TB, options ServerOptions) *ssh.Serve
 
 func equalKeys(a, b ssh.PublicKey) bool { return bytes.Equal(a.Marshal(), b.Marshal()) }
 
-func (s *inProcess) Host() string { return s.listener.Addr().(*net.TCPAddr).IP.String() }
+func (s *inProcess) Host() string { return s.host }
 func (s *inProcess) Port() int    { return s.listener.Addr().(*net.TCPAddr).Port }
 func (s *inProcess) User() string { return s.user }
 
