@@ -30,7 +30,7 @@ func newHosts(g *globals) *cli.Command {
 			fleet.addFlags(flags)
 			flags.BoolVar(&asJSON, "json", false, "print JSON")
 			return func(ctx context.Context, env *cli.Env, _ []string) error {
-				op, err := openFleet(ctx, env, g, &fleet, ui.Discard())
+				op, err := openFleet(ctx, env, g, &fleet, ui.Discard(env))
 				if err != nil {
 					return err
 				}

@@ -54,7 +54,7 @@ func (o *planOptions) run(ctx context.Context, env *cli.Env, _ []string) error {
 	if !o.withRecords && (o.build || len(o.sel.on)+len(o.sel.exclude) > 0) {
 		return cli.Usagef("--build, --on and --exclude are for --with-records")
 	}
-	display := ui.Discard()
+	display := ui.Discard(env)
 	if o.withRecords {
 		display = ui.New(withoutColor(env, o.global), false)
 	}

@@ -39,7 +39,7 @@ func openFleet(ctx context.Context, env *cli.Env, g *globals, o *fleetOptions, d
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	log, err := logging.New(env.Stderr, g.logLevel, g.logFormat)
+	log, err := logging.New(ui.LogWriter{Display: display}, g.logLevel, g.logFormat)
 	if err != nil {
 		return nil, err
 	}

@@ -2,7 +2,9 @@ package ui
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
+	"math"
 	"sync"
 	"time"
 
@@ -81,13 +83,21 @@ type UnitSummary struct {
 type jsonDisplay struct {
 	mu  sync.Mutex
 	out *json.Encoder
+	log io.Writer
 	err error
 }
 
-func newJSON(w io.Writer) *jsonDisplay {
-	enc := json.NewEncoder(w)
+func newJSON(stdout, stderr io.Writer) *jsonDisplay {
+	enc := json.NewEncoder(stdout)
 	enc.SetEscapeHTML(false)
-	return &jsonDisplay{out: enc}
+	return &jsonDisplay{out: enc, log: stderr}
+}
+
+// Log keeps the log apart from the JSON.
+func (d *jsonDisplay) Log(line string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	fmt.Fprintln(d.log, line)
 }
 
 func headerOf(kind string) header { return header{FormatVersion: JSONVersion, Type: kind} }
@@ -102,6 +112,7 @@ func (d *jsonDisplay) write(line any) {
 
 func (d *jsonDisplay) Emit(e plan.Event) {
 	e.Time = e.Time.UTC().Round(time.Millisecond)
+	e.Seconds = math.Round(e.Seconds*1000) / 1000
 	d.write(eventLine{header: headerOf("event"), Event: e})
 }
 

@@ -89,6 +89,16 @@ func (l *live) Finish(r *deploy.Report) error {
 	return l.stdout.err
 }
 
+// Log prints the line above the area.
+func (l *live) Log(line string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.above = append(l.above, text.Clean(line))
+	if l.closed {
+		l.flush()
+	}
+}
+
 // Fail has nothing to add to the message that follows.
 func (l *live) Fail(error) {}
 
@@ -331,7 +341,7 @@ func (m *model) countLine(now time.Time, width int, s style) string {
 			finished++
 		}
 	}
-	line := fmt.Sprintf("%d hosts: %d at work, %d done, %d failed", len(m.order), working, finished, failed)
+	line := fmt.Sprintf("%s: %d at work, %d done, %d failed", plural(len(m.order), "host"), working, finished, failed)
 	if m.title != "" {
 		line = m.title + ": " + line
 	}

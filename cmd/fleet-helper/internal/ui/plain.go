@@ -50,7 +50,7 @@ func (p *plain) Begin(r Run) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.attach = r.Attach
-	p.err.print(fmt.Sprintf("%s %d hosts of fleet %s (%s)\n", r.Action, len(r.Hosts), text.Line(r.Fleet), text.Line(r.Source)))
+	p.err.print(fmt.Sprintf("%s %s of fleet %s (%s)\n", r.Action, plural(len(r.Hosts), "host"), text.Line(r.Fleet), text.Line(r.Source)))
 }
 
 func (p *plain) Finish(r *deploy.Report) error {
@@ -58,6 +58,13 @@ func (p *plain) Finish(r *deploy.Report) error {
 	defer p.mu.Unlock()
 	p.out.print(Summary(r, p.attach, style{}, 0))
 	return p.out.err
+}
+
+// Log prints the line as it is.
+func (p *plain) Log(line string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.err.print(line + "\n")
 }
 
 func (p *plain) Fail(error)      {}
@@ -125,6 +132,13 @@ func progress(e plan.Event) string {
 		s += m
 	}
 	return s
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 func hintLines(hints []string) []string {

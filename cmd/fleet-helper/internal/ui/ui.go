@@ -6,7 +6,9 @@
 package ui
 
 import (
+	"fmt"
 	"io"
+	"strings"
 
 	"fleet/cmd/fleet-helper/internal/cli"
 	"fleet/evaluator/plan"
@@ -23,6 +25,8 @@ type Display interface {
 	Finish(*deploy.Report) error
 	// Fail shows an error that ended the command before there was a report, where the caller's own message is not enough.
 	Fail(error)
+	// Log prints a line of the program's own log, without tearing what is drawn.
+	Log(line string)
 	// Suspend clears the way for a prompt until resume is called.
 	Suspend() (resume func())
 	// Close ends drawing; what was shown stays.
@@ -44,7 +48,7 @@ type Run struct {
 func New(env *cli.Env, json bool) Display {
 	switch {
 	case json:
-		return newJSON(env.Stdout)
+		return newJSON(env.Stdout, env.Stderr)
 	case env.LiveStatus:
 		return newLive(env)
 	}
@@ -83,15 +87,16 @@ func colorOf(o deploy.Outcome) string {
 	return red
 }
 
-// Discard shows nothing, for commands that print a result alone.
-func Discard() Display { return discard{} }
+// Discard shows nothing but the log, for commands that print a result alone.
+func Discard(env *cli.Env) Display { return discard{err: env.Stderr} }
 
-type discard struct{}
+type discard struct{ err io.Writer }
 
 func (discard) Emit(plan.Event)             {}
 func (discard) Begin(Run)                   {}
 func (discard) Finish(*deploy.Report) error { return nil }
 func (discard) Fail(error)                  {}
+func (d discard) Log(line string)           { fmt.Fprintln(d.err, line) }
 func (discard) Suspend() func()             { return func() {} }
 func (discard) Close()                      {}
 
@@ -105,4 +110,13 @@ func (s *sink) print(text string) {
 	if s.err == nil {
 		_, s.err = io.WriteString(s.w, text)
 	}
+}
+
+// LogWriter makes a display a writer for whole lines, which is what loggers write.
+type LogWriter struct{ Display Display }
+
+// Write never fails.
+func (w LogWriter) Write(line []byte) (int, error) {
+	w.Display.Log(strings.TrimSuffix(string(line), "\n"))
+	return len(line), nil
 }
