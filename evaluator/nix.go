@@ -177,10 +177,9 @@ func (n *Nix) evalArgs() []string {
 type call struct {
 	host string
 	step plan.Step
-	// what is said of it in errors: "evaluate", …
-	subject string
-	argv    []string
-	source  string
+	argv []string
+	// source is the store path of the snapshot, empty before there is one.
+	source string
 }
 
 // maxAnswer bounds what a nix process may print: a plan of some thousand hosts has a few MiB.

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"sync"
 
-	"fleet/closure/storepath"
 	"fleet/evaluator/plan"
 )
 
@@ -31,48 +30,63 @@ func WithRecords(ctx context.Context, b Backend, s Snapshot, p *plan.Plan, hosts
 		out.Hosts[name] = host
 	}
 	keepBuilders(out)
-	var mu sync.Mutex
-	var failed []error
-	var builds sync.WaitGroup
-	fail := func(err error) {
-		mu.Lock()
-		defer mu.Unlock()
-		failed = append(failed, err)
-	}
-	err := b.Records(ctx, s, p, hosts, func(r RecordResult) {
-		if r.Err != nil {
-			fail(r.Err)
-			return
-		}
-		if build {
-			builds.Go(func() {
-				if err := b.Build(ctx, BuildRequest{Fleet: p.Fleet, Host: r.Host, System: *r.Record.System}); err != nil {
-					fail(err)
-				}
-			})
-		}
-		system := *r.Record.System
-		system.DrvPath = ""
-		mu.Lock()
-		defer mu.Unlock()
-		out.Records[r.Host] = plan.Record{System: &system}
-	})
-	builds.Wait()
+	c := &collector{ctx: ctx, backend: b, fleet: p.Fleet, build: build, out: out}
+	err := b.Records(ctx, s, p, hosts, c.add)
+	c.builds.Wait()
 	if err != nil {
 		return nil, err
 	}
 	for _, system := range slices.Sorted(maps.Keys(systems)) {
-		var path storepath.Path
-		if path, err = b.Helper(ctx, s, p, system); err != nil {
-			fail(err)
+		path, err := b.Helper(ctx, s, p, system)
+		if err != nil {
+			c.failed = append(c.failed, err)
 			continue
 		}
 		out.Helpers[system] = plan.Helper{Path: path.String()}
 	}
-	if len(failed) > 0 {
-		return nil, errors.Join(failed...)
+	if len(c.failed) > 0 {
+		return nil, errors.Join(c.failed...)
 	}
 	return out, out.Validate()
+}
+
+// collector takes records as they come, and builds their systems.
+type collector struct {
+	// ctx is that of the one call that the collector lives in.
+	ctx     context.Context
+	backend Backend
+	fleet   string
+	build   bool
+	builds  sync.WaitGroup
+
+	mu     sync.Mutex
+	out    *plan.Plan
+	failed []error
+}
+
+func (c *collector) add(r RecordResult) {
+	if r.Err != nil {
+		c.fail(r.Err)
+		return
+	}
+	if c.build {
+		c.builds.Go(func() {
+			if err := c.backend.Build(c.ctx, BuildRequest{Fleet: c.fleet, Host: r.Host, System: *r.Record.System}); err != nil {
+				c.fail(err)
+			}
+		})
+	}
+	system := *r.Record.System
+	system.DrvPath = ""
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.out.Records[r.Host] = plan.Record{System: &system}
+}
+
+func (c *collector) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failed = append(c.failed, err)
 }
 
 // keepBuilders points hosts whose builder is not part of the printed plan to the operator: their systems are built already, so

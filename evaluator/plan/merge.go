@@ -20,17 +20,7 @@ func Merge(fleet string, plans ...*Plan) (*Plan, error) {
 	v := new(validation)
 	from := map[string]string{}
 	for _, p := range plans {
-		for _, name := range slices.Sorted(maps.Keys(p.Hosts)) {
-			if other, ok := from[name]; ok {
-				v.add(join("hosts", name), "both %s and %s have a host of this name", quote(other), quote(p.Fleet))
-				continue
-			}
-			from[name] = p.Fleet
-			out.Hosts[name] = p.Hosts[name]
-			if r, ok := p.Records[name]; ok {
-				out.Records[name] = r
-			}
-		}
+		v.mergeHosts(out, p, from)
 		for system, h := range p.Helpers {
 			if have, ok := out.Helpers[system]; ok && have != h {
 				v.add(join("helpers", system), "%s has another helper than the fleets before it", quote(p.Fleet))
@@ -51,4 +41,19 @@ func Merge(fleet string, plans ...*Plan) (*Plan, error) {
 	}
 	out.normalise()
 	return out, nil
+}
+
+// mergeHosts adds the hosts of one fleet; from says which fleet each host is from.
+func (v *validation) mergeHosts(out, p *Plan, from map[string]string) {
+	for _, name := range slices.Sorted(maps.Keys(p.Hosts)) {
+		if other, ok := from[name]; ok {
+			v.add(join("hosts", name), "both %s and %s have a host of this name", quote(other), quote(p.Fleet))
+			continue
+		}
+		from[name] = p.Fleet
+		out.Hosts[name] = p.Hosts[name]
+		if r, ok := p.Records[name]; ok {
+			out.Records[name] = r
+		}
+	}
 }
