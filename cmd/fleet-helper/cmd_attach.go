@@ -11,7 +11,6 @@ import (
 	"fleet/cmd/fleet-helper/internal/cli"
 	"fleet/cmd/fleet-helper/internal/ui"
 	"fleet/push"
-	"fleet/push/agent"
 	"fleet/push/deploy"
 	"fleet/push/proto"
 )
@@ -48,7 +47,7 @@ again and leaves the activation alone.`,
 
 func (o *attachOptions) run(ctx context.Context, env *cli.Env, args []string) error {
 	if o.socket != "" {
-		return agent.Attach(ctx, o.socket, env.Stdin, env.Stdout)
+		return attachSocket(ctx, env, o.socket)
 	}
 	if len(args) < 1 || len(args) > 2 {
 		return cli.Usagef("attach needs the name of a host, and perhaps of a transaction")

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -224,9 +226,21 @@ func TestTheStatusAreaFitsTheTerminal(t *testing.T) {
 }
 
 // screen keeps what a terminal that knows cursor up and erase below would show.
-type screen struct{ lines []string }
+type screen struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+// shown is what is on the screen now.
+func (s *screen) shown() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.lines)
+}
 
 func (s *screen) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	text := string(p)
 	for text != "" {
 		if rest, ok := strings.CutPrefix(text, "\x1b["); ok {
@@ -258,11 +272,11 @@ func TestTheLiveDisplayNeverTearsAndLeavesNothingBehind(t *testing.T) {
 			d.Emit(e)
 			time.Sleep(150 * time.Millisecond)
 		}
-		if area := strings.Join(tty.lines, "\n"); strings.Count(area, "2 hosts: ") != 1 {
+		if area := strings.Join(tty.shown(), "\n"); strings.Count(area, "2 hosts: ") != 1 {
 			t.Errorf("the area is there more than once:\n%s", area)
 		}
 		resume := d.Suspend()
-		if area := strings.Join(tty.lines, "\n"); strings.Contains(area, "2 hosts: ") {
+		if area := strings.Join(tty.shown(), "\n"); strings.Contains(area, "2 hosts: ") {
 			t.Errorf("the area stands in the way of a prompt:\n%s", area)
 		}
 		d.Log("logged meanwhile")
@@ -275,7 +289,7 @@ func TestTheLiveDisplayNeverTearsAndLeavesNothingBehind(t *testing.T) {
 		}
 		d.Close()
 		want := []string{"b: connect failed: no route …", "a: warning: disk is nearly full", "  hint: collect garbage", "a> setting up /etc", "logged meanwhile"}
-		if diff := cmp.Diff(want, tty.lines); diff != "" {
+		if diff := cmp.Diff(want, tty.shown()); diff != "" {
 			t.Error(diff)
 		}
 		if !strings.HasPrefix(out.String(), "HOST   RESULT  ") {

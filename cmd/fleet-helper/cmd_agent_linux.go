@@ -105,3 +105,8 @@ func (g *globals) logged(env *cli.Env, what string, f func() error) error {
 	log.WithFields(logrus.Fields{"process": what}).Info("ends")
 	return err
 }
+
+// attachSocket connects the standard streams to an agent on this host.
+func attachSocket(ctx context.Context, env *cli.Env, socket string) error {
+	return agent.Attach(ctx, socket, env.Stdin, env.Stdout)
+}
