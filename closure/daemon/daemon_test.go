@@ -243,6 +243,7 @@ func TestTempRootsAndIndirectRootsKeepPathsAlive(t *testing.T) {
 }
 
 func TestEnsurePath(t *testing.T) {
+	t.Setenv("NIX_CONFIG", "substitute = false")
 	store := storetest.New(t)
 	c := store.Connect()
 	base, _, _, _ := store.Diamond(c)
