@@ -186,7 +186,7 @@ func versionError(host string, answer *proto.Error) error {
 	return &VersionError{Host: host, Ours: proto.Version, Theirs: data.Agent}
 }
 
-// Close ends the agent, unless an activation is under way there, and the connection. It may be called more than once.
+// Close ends the agent and the connection. An activation that is under way goes on without them. It may be called more than once.
 func (s *Session) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), s.c.Timeouts.withDefaults().Close)
 	defer cancel()

@@ -20,37 +20,32 @@ import (
 	"fleet/push/transport"
 )
 
-// chain adds n paths to the operator's store, each of which refers to the one before it, and returns the last. Their
-// contents do not compress.
+// chainExpression builds files, each of which refers to the one before it, out of the files of a folder.
+const chainExpression = `{ dir, last }:
+let
+  link = n: derivation {
+    name = "chain-${toString n}"; system = builtins.currentSystem; builder = "/bin/sh"; PATH = "/usr/bin:/bin";
+    before = if n == 0 then null else link (n - 1);
+    args = [ "-c" "{ echo $before; cat ${builtins.path { path = /. + "${dir}/${toString n}"; name = "data"; }}; } >$out" ];
+  };
+in link last`
+
+// chain adds n paths of incompressible contents to the operator's store, each of which refers to the one before it, and returns the last.
 func (l *lab) chain(t *testing.T, n, size int) storepath.Path {
 	t.Helper()
-	var last storepath.Path
+	dir, err := os.MkdirTemp(l.dir, "chain-")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for i := range n {
-		name := filepath.Join(l.dir, fmt.Sprintf("chain-%d", i))
 		noise := make([]byte, size)
 		for k := range noise {
 			noise[k] = byte(rand.Uint32())
 		}
-		write(t, name, last.String()+"\n"+string(noise), 0o644)
-		last = l.addReferring(t, name, last)
+		write(t, filepath.Join(dir, strconv.Itoa(i)), string(noise), 0o644)
 	}
-	return last
-}
-
-// addReferring adds a file that refers to another path, which nix-store --add cannot say.
-func (l *lab) addReferring(t *testing.T, file string, ref storepath.Path) storepath.Path {
-	t.Helper()
-	expr := `{ file, ref }: derivation {
-  name = baseNameOf file; system = builtins.currentSystem; builder = "/bin/sh"; preferLocalBuild = true;
-  PATH = "/usr/bin:/bin"; inherit ref; args = [ "-c" "cp ${builtins.path { path = /. + file; name = "data"; }} $out" ];
-}`
-	reference := "null"
-	if !ref.IsZero() {
-		reference = "builtins.storePath " + ref.String()
-	}
-	link := filepath.Join(l.dir, "root-"+filepath.Base(file))
-	out := command(t, "nix-build", "--no-sandbox", "--option", "build-users-group", "", "--option", "substitute", "false", "-o", link, "-E",
-		fmt.Sprintf("(%s) { file = %q; ref = %s; }", expr, file, reference))
+	out := command(t, "nix-build", "--option", "sandbox", "false", "--option", "build-users-group", "", "--option", "substitute", "false",
+		"-o", dir+".root", "-E", fmt.Sprintf("(%s) { dir = %q; last = %d; }", chainExpression, dir, n-1))
 	path, err := storepath.Parse(strings.TrimSpace(out))
 	if err != nil {
 		t.Fatal(err)
@@ -377,7 +372,7 @@ func TestFetchBringsAClosureBack(t *testing.T) {
 // forget empties the operator's store of all but the helper.
 func (l *lab) forget(t *testing.T) {
 	t.Helper()
-	links, err := filepath.Glob(filepath.Join(l.dir, "root-*"))
+	links, err := filepath.Glob(filepath.Join(l.dir, "*.root"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,6 @@ package push
 import (
 	"bufio"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	_ "embed"
@@ -15,6 +14,8 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/klauspost/compress/gzip"
+
 	"fleet/closure"
 	"fleet/closure/storepath"
 	"fleet/push/transport"
@@ -25,6 +26,9 @@ var uploadScript string
 
 // maxExport bounds a helper's closure, in bytes: the helper is one static file of a few megabytes.
 const maxExport = 512 << 20
+
+// gzipLevel is where a first connection is not kept waiting for the compression: three times as fast as gzip's own default, for a tenth more bytes.
+const gzipLevel = 3
 
 // export is a helper's closure in the form that `nix-store --import` takes.
 type export struct {
@@ -62,7 +66,10 @@ func (x *exportCache) get(ctx context.Context, source closure.Source, helper sto
 
 func makeExport(ctx context.Context, source closure.Source, helper storepath.Path) (*export, error) {
 	var packed bytes.Buffer
-	zip := gzip.NewWriter(&packed)
+	zip, err := gzip.NewWriterLevel(&packed, gzipLevel)
+	if err != nil {
+		return nil, err
+	}
 	sum := sha256.New()
 	count := &countingWriter{w: io.MultiWriter(zip, sum), limit: maxExport}
 	graph, err := source.Closure(ctx, helper)
