@@ -37,7 +37,7 @@ func (s *session) build(ctx context.Context, req proto.BuildRequest, log io.Writ
 	err = s.host.Runner.Run(ctx, run.Cmd{
 		// The root lies in the session's folder and goes with it; Nix forgets a root whose link is gone. --indirect is needed by old versions.
 		Argv: []string{"nix-store", "--realise", drv.String(), "--add-root", s.buildRoot(), "--indirect", "--log-format", "internal-json"},
-		Dir:  "/", Env: s.host.environment(), ClearEnv: true, Stdout: out, Stderr: io.MultiWriter(last, log),
+		Dir:  "/", Env: s.buildEnvironment(), ClearEnv: true, Stdout: out, Stderr: io.MultiWriter(last, log),
 	})
 	if exit, ok := errors.AsType[*run.ExitError](err); ok {
 		return proto.BuildResult{}, buildFailed(drv, exit, last)
@@ -46,6 +46,15 @@ func (s *session) build(ctx context.Context, req proto.BuildRequest, log io.Writ
 		return proto.BuildResult{}, err
 	}
 	return s.builtOutputs(ctx, out.String())
+}
+
+// buildEnvironment sends a build to the daemon where there is one: it knows the host's proxies and certificates, root's own Nix does not.
+func (s *session) buildEnvironment() []string {
+	env := s.host.environment()
+	if _, err := os.Stat(filepath.Join(s.host.NixVar, "daemon-socket", "socket")); err == nil {
+		env = append(env, "NIX_REMOTE=daemon")
+	}
+	return env
 }
 
 func (s *session) buildRoot() string {

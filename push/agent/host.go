@@ -15,8 +15,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 
 	"fleet/closure/daemon"
 	"fleet/closure/run"
@@ -55,20 +57,27 @@ type Host struct {
 
 // NewHost returns this machine: units are systemd's where it is PID 1 and we are root, and processes of their own else.
 func NewHost() (*Host, error) {
-	home, err := os.UserHomeDir()
-	if err != nil {
-		home = ""
-	}
 	h := &Host{
 		Run: "/run", NixVar: "/nix/var/nix", Boot: []string{"/boot", "/efi", "/boot/efi"},
 		EFIVars: "/sys/firmware/efi/efivars", BootID: "/proc/sys/kernel/random/boot_id",
-		Home: home, UID: os.Geteuid(), Runner: run.RunnerFunc(run.Run), Units: NewProcesses(),
+		Home: homeOf(os.Geteuid()), UID: os.Geteuid(), Runner: run.RunnerFunc(run.Run), Units: NewProcesses(),
 	}
 	h.OpenStore = func(ctx context.Context) (*daemon.Conn, error) { return daemon.Open(ctx, daemon.Options{}) }
 	if _, err := os.Stat("/run/systemd/system"); err == nil && h.UID == 0 {
 		h.Units = SystemdUnits{}
 	}
 	return h, nil
+}
+
+// homeOf returns a user's home from the user database: sudo may have left the login user's in the environment.
+func homeOf(uid int) string {
+	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil && filepath.IsAbs(u.HomeDir) {
+		return u.HomeDir
+	}
+	if uid == 0 {
+		return "/root"
+	}
+	return os.Getenv("HOME")
 }
 
 // Root says whether the agent may do what only root may.

@@ -17,6 +17,7 @@ const (
 	// which must not turn a worker away.
 	lockPatience = time.Second
 	maxHolder    = 4 << 10
+	unknownOwner = "unknown"
 )
 
 // acquireLock takes the host's lock and writes its holder into the file. It is held until the file is closed or the process ends,
@@ -30,9 +31,9 @@ func (h *Host) acquireLock(ctx context.Context, holder proto.LockHolder) (*os.Fi
 	if err != nil {
 		return nil, err
 	}
-	err = f.Truncate(0)
+	_, err = f.WriteAt(text, 0)
 	if err == nil {
-		_, err = f.WriteAt(text, 0)
+		err = f.Truncate(int64(len(text)))
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -55,8 +56,25 @@ func (h *Host) waitForLock(ctx context.Context) (*os.File, error) {
 	}
 }
 
-// LockHolder returns who holds the host's lock, and nil where nobody does. An agent that is not root sees nobody.
+// LockHolder returns who holds the host's lock, and nil where nobody does. An agent that is not root sees nobody. A worker
+// frees the lock just after it has written its result; that moment is waited for.
 func (h *Host) LockHolder() (*proto.LockHolder, error) {
+	deadline := time.Now().Add(lockPatience)
+	for {
+		holder, err := h.readHolder()
+		if holder == nil || err != nil || time.Now().After(deadline) {
+			return holder, err
+		}
+		// Without a name it is just being written.
+		st, err := h.status(holder.Txn)
+		if holder.Owner != unknownOwner && (err != nil || !st.State.Done()) {
+			return holder, nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func (h *Host) readHolder() (*proto.LockHolder, error) {
 	busy, err := held(h.lockFile())
 	if errors.Is(err, os.ErrPermission) || (err == nil && !busy) {
 		return nil, nil
@@ -64,7 +82,7 @@ func (h *Host) LockHolder() (*proto.LockHolder, error) {
 	if err != nil {
 		return nil, err
 	}
-	holder := proto.LockHolder{Owner: "unknown"}
+	holder := proto.LockHolder{Owner: unknownOwner}
 	if text, err := readBounded(h.lockFile(), maxHolder); err == nil {
 		var read proto.LockHolder
 		if json.Unmarshal(text, &read) == nil && read.Owner != "" {

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"fleet/closure/daemon"
+	"fleet/closure/run"
 	"fleet/closure/storetest"
 	"fleet/push/proto"
 )
@@ -23,10 +25,23 @@ type places struct {
 	Boot        []string
 	EFIVars     string
 	BootID      string
+	Systemd     bool
+}
+
+func (p places) save(t *testing.T) {
+	t.Helper()
+	text, err := json.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(p.Run, "..", "places.json"), string(text))
 }
 
 // TestMain makes this binary the helper: the agent and the worker run as real processes of it.
 func TestMain(m *testing.M) {
+	if superviseLab() {
+		return
+	}
 	if len(os.Args) >= 4 && os.Args[2] == "serve" || len(os.Args) == 4 && os.Args[1] == "activate" {
 		if err := helperMain(os.Args); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -34,11 +49,41 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if os.Geteuid() == 0 && os.Getenv(onHost) == "" && os.Getenv(ownStore) == "" {
+		os.Exit(runWithOwnStore())
+	}
 	// No test waits for a network.
 	if err := os.Setenv("NIX_CONFIG", "substituters ="); err != nil {
 		panic(err)
 	}
 	os.Exit(m.Run())
+}
+
+const (
+	// ownStore marks the process that has a /nix of its own.
+	ownStore       = "FLEET_AGENT_OWN_STORE"
+	ownStoreScript = `set -eu
+mount --make-rprivate /
+mkdir -p /nix
+mount -t tmpfs -o mode=0755 tests /nix
+mkdir -p /nix/store /nix/var/nix
+exec "$@"`
+)
+
+// runWithOwnStore runs the tests once more, where what they add to the store is gone afterwards.
+func runWithOwnStore() int {
+	err := run.Run(context.Background(), run.Cmd{
+		Argv: append([]string{"unshare", "--mount", "/bin/sh", "-c", ownStoreScript, "sh"}, os.Args...), Env: []string{ownStore + "=1"},
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+	})
+	if exit, ok := errors.AsType[*run.ExitError](err); ok {
+		return max(exit.Code, 1)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
 }
 
 func helperMain(args []string) error {
@@ -59,7 +104,9 @@ func helperMain(args []string) error {
 		return err
 	}
 	host.Run, host.NixVar, host.Boot, host.EFIVars, host.BootID = p.Run, p.NixVar, p.Boot, p.EFIVars, p.BootID
-	host.Units = NewProcesses()
+	if !p.Systemd {
+		host.Units = NewProcesses()
+	}
 	if args[1] == "activate" {
 		return RunWorker(ctx, host, dir)
 	}
@@ -84,11 +131,7 @@ func testHost(t *testing.T) *Host {
 			t.Fatal(err)
 		}
 	}
-	text, err := json.Marshal(p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	write(t, filepath.Join(base, "places.json"), string(text))
+	p.save(t)
 	write(t, p.BootID, "11111111-2222-3333-4444-555555555555\n")
 	host, err := NewHost()
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -40,10 +41,18 @@ func Serve(ctx context.Context, host *Host, dir string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	defer func() { err = errors.Join(err, removeSession(dir)) }()
 	s := newSession(host, dir)
 	defer s.close()
 	return serveListener(ctx, listener, config, s)
+}
+
+func removeSession(dir string) error {
+	err := os.RemoveAll(dir)
+	if parent := filepath.Dir(dir); strings.HasPrefix(filepath.Base(parent), privateParent) {
+		err = errors.Join(err, os.Remove(parent))
+	}
+	return err
 }
 
 // readConfig takes the session's configuration, token included, off the disk.

@@ -143,6 +143,29 @@ func TestAnAgentWithoutClientsEnds(t *testing.T) {
 	waitUntil(t, "the end of the agent", func() bool { return gone(filepath.Dir(ready.Socket)) })
 }
 
+func TestAUserWithoutARuntimeFolderGetsAFolderThatGoesAway(t *testing.T) {
+	host := testHost(t)
+	tmp := filepath.Join(host.Run, "tmp")
+	if err := os.Mkdir(tmp, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TMPDIR", tmp)
+	t.Setenv("XDG_RUNTIME_DIR", "")
+	user := *host
+	user.UID = -1 // not root, so there is no /run/fleet
+	parent, err := sessionParent(&user, "")
+	if err != nil || filepath.Dir(parent) != tmp {
+		t.Fatalf("%q, %v", parent, err)
+	}
+	dir, config, err := makeSession(host, parent, StartOptions{Owner: os.Geteuid(), Grace: time.Millisecond})
+	if err != nil || config.Token == "" {
+		t.Fatal(err)
+	}
+	if err := removeSession(dir); err != nil || !gone(parent) {
+		t.Errorf("%q is left, %v", parent, err)
+	}
+}
+
 func TestAnAgentThatDiesLeavesNothing(t *testing.T) {
 	host := testHost(t)
 	ready := start(t, host, StartOptions{Grace: 30 * time.Second})

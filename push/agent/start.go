@@ -27,6 +27,8 @@ const (
 	settleTime = 2 * time.Minute
 
 	sessionPrefix = "agent-"
+	// privateParent begins the name of a parent that was made for one session alone.
+	privateParent = "fleet-session-"
 	socketName    = "socket"
 	aliveName     = "alive"
 	configName    = "session.json"
@@ -120,7 +122,7 @@ func sessionParent(host *Host, dir string) (string, error) {
 		dir = filepath.Join(runtime, "fleet")
 	}
 	if dir == "" {
-		return os.MkdirTemp("", "fleet-")
+		return os.MkdirTemp("", privateParent+"*")
 	}
 	dir, err := filepath.Abs(dir)
 	if err != nil {

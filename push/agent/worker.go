@@ -82,8 +82,7 @@ func (w *worker) run(ctx context.Context) error {
 	if err != nil {
 		return w.finish(w.lockFailure(err))
 	}
-	// The name goes with the lock.
-	defer func() { _ = errors.Join(lock.Truncate(0), lock.Close()) }()
+	defer lock.Close()
 	return w.finish(w.locked(ctx))
 }
 
@@ -93,7 +92,7 @@ func (w *worker) lockFailure(err error) error {
 	}
 	holder, err := w.host.LockHolder()
 	if err != nil || holder == nil {
-		holder = &proto.LockHolder{Owner: "unknown"}
+		holder = &proto.LockHolder{Owner: unknownOwner}
 	}
 	w.st.Lock = holder
 	return &stepError{step: stepLock, reason: lockedError(holder).Message}

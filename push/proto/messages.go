@@ -81,8 +81,8 @@ type HostInfo struct {
 	Trusted bool `json:"trusted"`
 	// TrustUnknown says that the daemon, one before Nix 2.15, does not tell; Trusted is then what root may expect.
 	TrustUnknown bool   `json:"trustUnknown,omitempty"`
-	BootID  string `json:"bootId"`
-	CPUs    int    `json:"cpus"`
+	BootID       string `json:"bootId"`
+	CPUs         int    `json:"cpus"`
 	// Current, Booted, Profile and BootDefault are toplevels (store paths), empty where there is none. Current may be a specialisation of a toplevel.
 	Current     string `json:"current"`
 	Booted      string `json:"booted"`

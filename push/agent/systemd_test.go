@@ -1,0 +1,142 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"fleet/closure/run"
+	"fleet/push/proto"
+)
+
+// onHost marks a process on a host of the testbed, where systemd is PID 1: that host, and not the machine that tests, runs these tests.
+const onHost = "FLEET_AGENT_ON_HOST"
+
+// systemdHost is a host whose units are systemd's.
+func systemdHost(t *testing.T) *Host {
+	t.Helper()
+	if os.Getenv(onHost) == "" {
+		t.Skip("runs on a host of the testbed, see TestOnAHostWithSystemd (build tag cluster)")
+	}
+	host := testHost(t)
+	host.Units = SystemdUnits{}
+	places{
+		Run: host.Run, NixVar: host.NixVar, Boot: host.Boot, EFIVars: host.EFIVars, BootID: host.BootID, Systemd: true,
+	}.save(t)
+	return host
+}
+
+func sh(t *testing.T, script string, args ...string) string {
+	t.Helper()
+	out, err := run.Output(t.Context(), run.Cmd{Argv: append([]string{"/bin/sh", "-euc", script, "sh"}, args...)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func TestSystemdRunsAgentAndWorker(t *testing.T) {
+	host := systemdHost(t)
+	ready := start(t, host, StartOptions{Grace: 30 * time.Second})
+	unit := "fleet-" + filepath.Base(filepath.Dir(ready.Socket)) + ".service"
+	if got := sh(t, `systemctl show --property=MainPID,ActiveState --value "$1" | tr '\n' ' '`, unit); !strings.Contains(got, "active") {
+		t.Errorf("unit %s: %s", unit, got)
+	}
+	checkSecrecy(t, ready)
+	client, err := proto.NewClient(t.Context(), attach(t, ready.Socket), proto.Hello{Token: ready.Token})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &activation{t, host, client}
+	one := toplevel(t, host, "one")
+	a.hook("test", `unit=$(sed -n 's,^0::.*/,,p' /proc/self/cgroup); echo "$unit"; systemctl show --property=RuntimeMaxUSec,IgnoreOnIsolate,DefaultDependencies,Type "$unit"`)
+	txn, err := a.begin(proto.ActionSwitch, one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, log, _ := a.follow(txn, 0)
+	if st.State != proto.TxnCommitted {
+		t.Errorf("%+v", st)
+	}
+	for _, want := range []string{workerUnit(txn), "Type=exec", "RuntimeMaxUSec=35min", "IgnoreOnIsolate=yes", "DefaultDependencies=no"} {
+		if !strings.Contains(log, want) {
+			t.Errorf("the log lacks %q:\n%s", want, log)
+		}
+	}
+	client.Close()
+	end(t, ready)
+	waitUntil(t, "the end of the units", func() bool {
+		return sh(t, `systemctl list-units --all --plain --no-legend 'fleet-*'`) == ""
+	})
+}
+
+func TestSystemdNamesFailedUnitsWithTheirLogs(t *testing.T) {
+	host := systemdHost(t)
+	client, _ := connect(t, host)
+	a := &activation{t, host, client}
+	one := toplevel(t, host, "one")
+	a.hook("test", `systemd-run --quiet --unit=broken-one --property=RemainAfterExit=yes sh -c 'echo reason one; echo reason two; exit 7' || true
+sleep 0.3
+ln -sfn "$me" `+host.Run+`/current-system
+exit 4`)
+	st := a.do(proto.ActionSwitch, one)
+	defer sh(t, "systemctl reset-failed")
+	i := slices.IndexFunc(st.FailedUnits, func(u proto.FailedUnit) bool { return u.Name == "broken-one.service" })
+	if i < 0 {
+		t.Fatalf("%+v", st)
+	}
+	if log := strings.Join(st.FailedUnits[i].Log, "\n"); !strings.Contains(log, "reason one\nreason two") {
+		t.Errorf("its log: %q", log)
+	}
+	if st.State != proto.TxnFailed || st.ExitCode != 4 || st.Profile != "" || st.Current != one {
+		t.Errorf("%+v", st)
+	}
+}
+
+func TestSystemdEndsAllOfAWorker(t *testing.T) {
+	host := systemdHost(t)
+	client, _ := connect(t, host)
+	a := &activation{t, host, client}
+	one := toplevel(t, host, "one")
+	a.hook("test", "setsid sleep 4242 & echo running >"+host.Run+"/running; sleep 4242")
+	txn, err := a.begin(proto.ActionSwitch, one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitUntil(t, "the hook", func() bool { return !gone(filepath.Join(host.Run, "running")) })
+	if running, err := host.Units.Running(t.Context(), workerUnit(txn)); err != nil || !running {
+		t.Errorf("running: %v, %v", running, err)
+	}
+	sh(t, `systemctl kill --signal=KILL --kill-whom=main "$1"`, workerUnit(txn))
+	st, _, _ := a.follow(txn, 0)
+	if st.State != proto.TxnFailed || !strings.Contains(st.Reason, "its process was ended") {
+		t.Errorf("%+v", st)
+	}
+	waitUntil(t, "the end of what the worker had started", func() bool { return sh(t, "pgrep -f 'sleep 424[2]' || true") == "" })
+	a.unhook("test")
+	if st := a.do(proto.ActionSwitch, one); st.State != proto.TxnCommitted {
+		t.Errorf("the next one: %+v", st)
+	}
+	if err := host.Units.Stop(t.Context(), "fleet-none.service"); err != nil {
+		t.Errorf("stop of a unit that is not there: %v", err)
+	}
+}
+
+func TestSystemdRefusesAProgramThatIsNone(t *testing.T) {
+	host := systemdHost(t)
+	err := host.Units.Start(t.Context(), Unit{Name: "fleet-test-none.service", Argv: []string{"/does/not/exist"}})
+	if err == nil || !strings.Contains(err.Error(), "fleet-test-none.service") {
+		t.Errorf("got %v", err)
+	}
+	err = host.Units.Start(t.Context(), Unit{Name: "fleet-test-short.service", Argv: []string{"/bin/sleep", "60"}, MaxRuntime: 300 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitUntil(t, "the end of its time", func() bool {
+		running, err := host.Units.Running(t.Context(), "fleet-test-short.service")
+		return err == nil && !running
+	})
+}
