@@ -40,7 +40,7 @@ in
   disabledByName = (evalModules { modules = [ ./dedup.nix { disabledModules = [ "dedup.nix" ]; x = [ 2 ]; } { options.x = opt (types.listOf types.int); } ]; specialArgs.modulesPath = ./.; }).config.x;
   apply = eval [ { options.a = mkOption { type = types.int; default = 1; apply = x: x + 1; }; } ];
   checkOff = eval [ { options.a = def types.int 1; } { _module.check = false; nope = 1; } ];
-  types = [ (merged types.lines [ "a" "b" ]) (merged types.commas [ "a" "b" ]) (merged types.str [ "a" "a" ]) (merged types.bool [ true true ]) (merged types.path [ "/a" ]) (merged types.port [ 80 ])
+  types = [ (merged types.lines [ "a" "b" ]) (merged types.str [ "a" "a" ]) (merged types.bool [ true true ]) (merged types.path [ "/a" ]) (merged types.port [ 80 ])
     (merged (types.enum [ "a" "b" ]) [ "a" ]) (merged (types.nullOr types.int) [ null null ]) (merged (types.nullOr types.int) [ 3 ]) (merged (types.either types.int types.str) [ "a" ]) (merged (types.oneOf [ types.int types.str types.bool ]) [ true ])
     (merged (types.coercedTo types.int toString types.str) [ 5 ]) (merged (types.functionTo types.int) [ (x: x + 1) ] 5) (merged (types.functionTo (types.listOf types.int)) [ (x: [ x ]) (x: [ (x + 1) ]) ] 5)
     (merged types.raw [ { a = mkIf true 1; } ]).a._type (merged types.anything [ { a.b = 1; } { a.c = [ 1 ]; } ]) (merged types.anything [ (x: { a = x; }) (x: { b = x; }) ] 1) (merged types.attrs [ { a = 1; } { b = 2; } ])
@@ -55,7 +55,6 @@ in
   enumDeclaredTwice = (eval [ { options.x = opt (types.enum [ "a" ]); } { options.x = opt (types.enum [ "b" ]); } { x = "b"; } ]).x;
   options = let e = evalModules { modules = [ { _file = "f.nix"; options.a.b = mkOption { type = types.listOf types.int; default = [ ]; description = "d"; }; } { _file = "g.nix"; a.b = [ 1 ]; } ]; }; o = e.options.a.b; in
     [ o.isDefined o.files o.loc o.value o.definitions o.highestPrio o.declarations (map (d: d.file) o.definitionsWithLocations) (toString o) (showOption [ "a" "b c" "*" "<name>" ]) (isOption o) ];
-  docs = map (o: { inherit (o) name; }) (filter (o: o.visible && !o.internal) (optionAttrSetToDocList (removeAttrs (evalModules { modules = [ { options.a = mkOption { type = types.attrsOf (types.submodule { options.b = def types.int 1; }); default = { }; }; } ]; }).options [ "_module" ])));
   extend = ((evalModules { modules = [ { options.x = def (types.listOf types.int) [ ]; } { x = [ 1 ]; } ]; }).extendModules { modules = [ { x = [ 2 ]; } ]; }).config;
   moduleType = let e = evalModules { modules = [ { options.x = def types.int 1; } ]; }; in eval [ { options.s = mkOption { inherit (e) type; }; } { s.x = 4; } ];
   classOk = (evalModules { class = "c"; modules = [ { _class = "c"; options.a = def types.int 1; } { } ]; }).config;

@@ -16,17 +16,14 @@ rec {
   hasAttrByPath = path: set: path == [ ] || (isAttrs set && set ? ${head path} && hasAttrByPath (tail path) set.${head path});
   getAttrFromPath = path: set: attrByPath path (abort "cannot find attribute '${lib.concatStringsSep "." path}'") set;
   setAttrByPath = path: value: lib.foldr (name: v: { ${name} = v; }) value path;
-  attrVals = names: set: map (n: set.${n}) names;
   getAttrs = names: set: listToAttrs (map (n: nameValuePair n set.${n}) names);
   filterAttrs = keep: set: removeAttrs set (filter (n: !(keep n set.${n})) (attrNames set));
   filterAttrsRecursive = keep: set:
     mapAttrs (_: v: if isAttrs v then filterAttrsRecursive keep v else v) (filterAttrs keep set);
   foldlAttrs = f: init: set: foldl' (acc: n: f acc n set.${n}) init (attrNames set);
-  foldAttrs = op: nul: sets: mapAttrs (_: lib.foldr op nul) (zipAttrs sets);
   collect = pred: v: if pred v then [ v ] else if isAttrs v then concatMap (collect pred) (attrValues v) else [ ];
   cartesianProduct = sets:
     foldl' (acc: n: concatMap (a: map (v: a // { ${n} = v; }) sets.${n}) acc) [ { } ] (attrNames sets);
-  mapCartesianProduct = f: sets: map f (cartesianProduct sets);
   mapAttrs' = f: set: listToAttrs (map (n: f n set.${n}) (attrNames set));
   mapAttrsToList = f: set: map (n: f n set.${n}) (attrNames set);
   attrsToList = mapAttrsToList nameValuePair;
@@ -36,8 +33,6 @@ rec {
     let go = path: mapAttrs (n: v: if isAttrs v && cond v then go (path ++ [ n ]) v else f (path ++ [ n ]) v); in go [ ];
   mapAttrsRecursive = mapAttrsRecursiveCond (_: true);
   genAttrs = names: f: listToAttrs (map (n: nameValuePair n (f n)) names);
-  genAttrs' = xs: f: listToAttrs (map f xs);
-  zipAttrsWithNames = names: f: sets: listToAttrs (map (n: nameValuePair n (f n (builtins.catAttrs n sets))) names);
   zipAttrs = builtins.zipAttrsWith (_: vs: vs);
   recursiveUpdateUntil = stop: left: right:
     let
@@ -50,10 +45,6 @@ rec {
     in
     go [ ] left right;
   recursiveUpdate = recursiveUpdateUntil (_: l: r: !(isAttrs l && isAttrs r));
-  matchAttrs = pattern: set:
-    builtins.all (n: set ? ${n} && (if isAttrs pattern.${n} then isAttrs set.${n} && matchAttrs pattern.${n} set.${n} else pattern.${n} == set.${n}))
-      (attrNames pattern);
-  overrideExisting = old: new: mapAttrs (n: v: new.${n} or v) old;
   showAttrPath = path: if path == [ ] then "<root attribute path>" else lib.concatMapStringsSep "." lib.strings.escapeNixIdentifier path;
   isDerivation = v: v.type or null == "derivation";
   toDerivation = path:
@@ -67,9 +58,4 @@ rec {
   getOutput = output: pkg: if pkg.outputSpecified or false then pkg else pkg.${output} or pkg.out or pkg;
   getBin = getOutput "bin";
   getLib = getOutput "lib";
-  getDev = getOutput "dev";
-  recurseIntoAttrs = set: set // { recurseForDerivations = true; };
-  dontRecurseIntoAttrs = set: set // { recurseForDerivations = false; };
-  updateManyAttrsByPath = updates: set:
-    foldl' (acc: u: recursiveUpdateUntil (p: _: _: p == u.path) acc (setAttrByPath u.path (u.update (attrByPath u.path null acc)))) set updates;
 }

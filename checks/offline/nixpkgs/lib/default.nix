@@ -13,11 +13,10 @@ let
   };
   # What nixpkgs has only in a section must not be found in the flat names either.
   hidden = [
-    "codeName" "release" "versionSuffix" "escapeNixIdentifier" "escapeNixString" "findFirstIndex" "isConvertibleWithToString"
+    "release" "escapeNixIdentifier" "escapeNixString" "findFirstIndex" "isConvertibleWithToString"
     "sanitizeDerivationName" "showDefs"
   ];
   pick = names: set: builtins.listToAttrs (map (name: { inherit name; value = set.${name}; }) names);
-  # `replicate`, `hasPrefix` and `removePrefix` exist for lists and for strings: flat names mean what nixpkgs' do.
   lib = removeAttrs flat hidden // sections;
   flat = pick [
     "add" "addErrorContext" "all" "any" "attrNames" "attrValues" "bitAnd" "bitOr" "bitXor" "ceil" "compareVersions"
@@ -31,7 +30,6 @@ let
   // sections.strings // sections.lists // sections.attrsets // sections.trivial // sections.options
   // removeAttrs sections.modules [ "importJSON" "importTOML" "importApply" "mkAliasAndWrapDefsWithPriority" "defaultOrderPriority" "defaultOverridePriority" ]
   // pick [ "mkOptionType" "isType" "setType" "isOptionType" "defaultFunctor" "defaultTypeMerge" ] sections.types
-  // pick [ "cleanSource" "cleanSourceWith" "cleanSourceFilter" "sourceByRegex" "sourceFilesBySuffices" ] sections.sources
-  // pick [ "hasPrefix" "removePrefix" ] sections.strings;
+  // pick [ "cleanSource" "cleanSourceWith" "cleanSourceFilter" ] sections.sources;
 in
 lib

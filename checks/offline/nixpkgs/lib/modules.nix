@@ -281,11 +281,8 @@ in
     setDefaultModuleLocation;
   mkDefault = mkOverride 1000;
   mkForce = mkOverride 50;
-  mkImageMediaOverride = mkOverride 60;
-  mkVMOverride = mkOverride 10;
   mkBefore = mkOrder 500;
   mkAfter = mkOrder 1500;
-  mkAssert = assertion: message: mkIf (if assertion then true else throw "\nFailed assertion: ${message}");
   mkDefinition = d: d // { _type = "definition"; };
   mkAliasDefinitions = aliasDefs lib.id;
   mkAliasAndWrapDefinitions = aliasDefs;
@@ -309,5 +306,4 @@ in
   };
   importApply = file: args: setDefaultModuleLocation file (import file args);
   importJSON = file: { _file = file; config = lib.importJSON file; };
-  importTOML = file: { _file = file; config = lib.importTOML file; };
 }

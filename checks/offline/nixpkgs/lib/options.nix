@@ -13,15 +13,6 @@ rec {
     description = "Whether to enable ${name}.";
     type = lib.types.bool;
   };
-  mkPackageOption = pkgs: name: { default ? name, nullable ? false, ... }:
-    let path = lib.toList default; in
-    mkOption {
-      type = (if nullable then lib.types.nullOr else lib.id) lib.types.package;
-      description = "The ${lib.last (lib.toList name)} package to use.";
-      ${if default == null then null else "default"} = lib.getAttrFromPath path pkgs;
-      defaultText = literalExpression ("pkgs." + concatStringsSep "." path);
-    };
-  mkSinkUndeclaredOptions = attrs: mkOption ({ internal = true; visible = false; default = false; type = lib.types.unspecified; } // attrs);
   literalExpression = text: { _type = "literalExpression"; inherit text; };
   literalMD = text: { _type = "literalMD"; inherit text; };
   unknownModule = "<unknown-file>";
@@ -53,26 +44,4 @@ rec {
     else if all builtins.isString values then lib.concatStrings values
     else throw "Cannot merge definitions of `${showOption loc}'. Definition values:${showDefs defs}";
 
-  # Every option below a tree of options, flat, for documentation and for tests.
-  optionAttrSetToDocList = optionAttrSetToDocList' [ ];
-  optionAttrSetToDocList' = _: options:
-    concatMap
-      (opt:
-        let
-          sub = if opt.type.getSubOptions or null == null then { } else opt.type.getSubOptions opt.loc;
-          text = x: if x ? _type then x else literalExpression (lib.generators.toPretty { } x);
-        in
-        [ ({
-          inherit (opt) loc;
-          name = showOption opt.loc;
-          description = opt.description or null;
-          declarations = filter (x: x != unknownModule) opt.declarations;
-          internal = opt.internal or false;
-          visible = opt.visible or true;
-          readOnly = opt.readOnly or false;
-          type = opt.type.description or "unspecified value";
-        } // lib.optionalAttrs (opt ? example) { example = text opt.example; }
-          // lib.optionalAttrs (opt ? default || opt ? defaultText) { default = text (opt.defaultText or opt.default); }) ]
-        ++ optionAttrSetToDocList' [ ] (if isFunction sub then { } else removeAttrs sub [ "_module" ]))
-      (lib.collect isOption options);
 }

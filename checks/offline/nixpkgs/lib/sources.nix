@@ -24,12 +24,4 @@ rec {
       name = finalName;
       outPath = builtins.path { filter = keep; path = origin; name = finalName; };
     };
-  sourceByRegex = src: regexes:
-    let root = toString (src.origSrc or src); in
-    cleanSourceWith {
-      inherit src;
-      filter = path: _: let rel = removePrefix (root + "/") path; in builtins.any (r: builtins.match r rel != null) regexes;
-    };
-  sourceFilesBySuffices = src: exts:
-    cleanSourceWith { inherit src; filter = path: type: type == "directory" || builtins.any (ext: hasSuffix ext (baseNameOf path)) exts; };
 }

@@ -8,19 +8,15 @@ rec {
   inherit (builtins) concatStringsSep fromJSON toJSON readFile;
   concatStrings = builtins.concatStringsSep "";
   concatMapStrings = f: xs: concatStrings (map f xs);
-  concatImapStrings = f: xs: concatStrings (imap1 f xs);
   concatMapStringsSep = sep: f: xs: builtins.concatStringsSep sep (map f xs);
   concatImapStringsSep = sep: f: xs: builtins.concatStringsSep sep (imap1 f xs);
   concatMapAttrsStringSep = sep: f: set: builtins.concatStringsSep sep (mapAttrsToList f set);
   concatLines = concatMapStrings (s: s + "\n");
-  join = builtins.concatStringsSep;
   intersperse = sep: xs: if xs == [ ] then [ ] else builtins.tail (builtins.concatMap (x: [ sep x ]) xs);
-  replicate = n: s: concatStrings (genList (_: s) n);
   optionalString = condition: s: if condition then s else "";
   makeSearchPath = sub: pkgs: builtins.concatStringsSep ":" (map (p: "${p}/${sub}") (filter (x: x != null) pkgs));
   makeSearchPathOutput = output: sub: pkgs: makeSearchPath sub (map (lib.getOutput output) pkgs);
   makeBinPath = makeSearchPathOutput "bin" "bin";
-  makeLibraryPath = makeSearchPathOutput "lib" "lib";
 
   hasPrefix = p: s: substring 0 (stringLength p) s == p;
   hasSuffix = x: s: let n = stringLength s; k = stringLength x; in n >= k && substring (n - k) n s == x;
@@ -28,7 +24,6 @@ rec {
   removePrefix = p: s: if hasPrefix p s then substring (stringLength p) (-1) s else s;
   removeSuffix = x: s: if hasSuffix x s then substring 0 (stringLength s - stringLength x) s else s;
   stringToCharacters = s: genList (i: substring i 1 s) (stringLength s);
-  stringAsChars = f: s: concatMapStrings f (stringToCharacters s);
   splitString = sep: s: map (lib.addContextFrom s) (filter isString (split (escapeRegex sep) (builtins.unsafeDiscardStringContext (toString s))));
   addContextFrom = a: b: substring 0 0 a + b;
   escape = chars: replaceStrings chars (map (c: "\\${c}") chars);
@@ -41,15 +36,12 @@ rec {
   escapeNixIdentifier = s:
     if match "[a-zA-Z_][a-zA-Z0-9_'-]*" s != null && !(elem s [ "assert" "else" "if" "in" "inherit" "let" "or" "rec" "then" "with" ])
     then s else escapeNixString s;
-  escapeXML = replaceStrings [ "\"" "'" "<" ">" "&" ] [ "&quot;" "&apos;" "&lt;" "&gt;" "&amp;" ];
-  isValidPosixName = name: match "[a-zA-Z_][a-zA-Z0-9_]*" name != null;
   toShellVar = name: v: "${name}=${escapeShellArg v}";
   toShellVars = set: builtins.concatStringsSep "\n" (mapAttrsToList toShellVar set);
   lowerChars = stringToCharacters "abcdefghijklmnopqrstuvwxyz";
   upperChars = stringToCharacters "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
   toLower = replaceStrings upperChars lowerChars;
   toUpper = replaceStrings lowerChars upperChars;
-  toSentenceCase = s: toUpper (substring 0 1 s) + toLower (substring 1 (-1) s);
   trim = s: let m = match "[[:space:]]*(.*[^[:space:]])[[:space:]]*" s; in if m == null then "" else elemAt m 0;
   fileContents = file: removeSuffix "\n" (builtins.readFile file);
   versionOlder = a: b: builtins.compareVersions b a == 1;
@@ -63,9 +55,6 @@ rec {
   };
   getName = x: if isString x then (builtins.parseDrvName x).name else x.pname or (builtins.parseDrvName x.name).name;
   getVersion = x: if isString x then (builtins.parseDrvName x).version else x.version or (builtins.parseDrvName x.name).version;
-  nameFromURL = url: sep: builtins.head (splitString sep (lib.last (splitString "/" url)));
-  fixedWidthString = width: fill: s: if stringLength s >= width then s else fixedWidthString width fill (fill + s);
-  fixedWidthNumber = width: n: fixedWidthString width "0" (toString n);
   toIntBase10 = s:
     let m = match "[[:space:]]*(-?)0*([0-9]+)[[:space:]]*" s; in
     if m == null then throw "toIntBase10: Could not convert ${builtins.toJSON s} to int."
@@ -75,9 +64,6 @@ rec {
     then throw "toInt: Ambiguity in interpretation of ${builtins.toJSON s} between octal and zero padded integer."
     else if match "[[:space:]]*-?[0-9]+[[:space:]]*" s == null
     then throw "toInt: Could not convert ${builtins.toJSON s} to int." else toIntBase10 s;
-  toHexString = n:
-    let digit = i: substring i 1 "0123456789ABCDEF"; in
-    if n < 16 then digit n else toHexString (n / 16) + digit (lib.mod n 16);
   isStringLike = x: isString x || isPath x || x ? outPath || x ? __toString;
   isConvertibleWithToString = x:
     isStringLike x || x == null || builtins.isBool x || builtins.isInt x || builtins.isFloat x

@@ -79,7 +79,6 @@ let
     raw = mkOptionType { name = "raw"; description = "raw value"; descriptionClass = "noun"; merge = mergeOneOption; };
     unspecified = mkOptionType { name = "unspecified"; description = "unspecified value"; descriptionClass = "noun"; };
     bool = simple "bool" "boolean" isBool;
-    boolByOr = mkOptionType { name = "boolByOr"; descriptionClass = "noun"; description = "boolean (merged using or)"; check = isBool; merge = _: defs: lib.any lib.id (getValues defs); };
     int = simple "int" "signed integer" isInt;
     float = simple "float" "floating point number" isFloat;
     number = either int float;
@@ -107,12 +106,9 @@ let
       functor = functorOf "separatedString" { payload = sep; type = separatedString; binOp = a: b: if a == b then a else null; };
     };
     lines = separatedString "\n";
-    commas = separatedString ",";
-    envVar = separatedString ":";
     attrs = mkOptionType { name = "attrs"; description = "attribute set"; check = isAttrs; merge = _: defs: lib.mergeAttrsList (getValues defs); emptyValue.value = { }; };
     path = simple "path" "absolute path" (x: isStringLike x && builtins.substring 0 1 (toString x) == "/");
     pathInStore = simple "pathInStore" "path in the Nix store" (x: isStringLike x && lib.hasPrefix "${builtins.storeDir}/" (toString x));
-    pathWith = { absolute ? null, inStore ? null }: if inStore == true then pathInStore else if absolute == true then path else simple "path" "path" isStringLike;
     package = mkOptionType {
       name = "package"; descriptionClass = "noun"; check = x: isDerivation x || lib.isStorePath x;
       merge = loc: defs: let v = mergeOneOption loc defs; in if isDerivation v then v else lib.toDerivation v;

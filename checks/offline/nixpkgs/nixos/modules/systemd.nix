@@ -10,15 +10,14 @@ let
     after = "After"; before = "Before"; requires = "Requires"; wants = "Wants"; bindsTo = "BindsTo"; partOf = "PartOf";
     conflicts = "Conflicts"; requisite = "Requisite"; onFailure = "OnFailure"; onSuccess = "OnSuccess"; upholds = "Upholds"; documentation = "Documentation";
   };
+  installs = { wantedBy = null; requiredBy = null; aliases = null; };
+  triggers = kind: list: optionalAttrs (list != [ ]) { "X-${kind}-Triggers" = "${pkgs.writeText "X-${kind}-Triggers" (concatStringsSep "\n" (map builtins.toJSON list))}"; };
 
   common = {
-    options = lib.mapAttrs (_: _: strings) relations // {
+    options = lib.mapAttrs (_: _: strings) (relations // installs) // {
       enable = option types.bool true;
       description = option types.str "";
       unitConfig = section;
-      wantedBy = strings;
-      requiredBy = strings;
-      aliases = strings;
       restartTriggers = option (types.listOf types.unspecified) [ ];
       reloadTriggers = option (types.listOf types.unspecified) [ ];
       stopIfChanged = option types.bool true;
@@ -29,17 +28,11 @@ let
     };
   };
   service = { name, config, ... }: {
-    options = {
+    options = lib.genAttrs [ "script" "preStart" "postStart" "preStop" "postStop" "reload" ] (_: option types.lines "") // {
       serviceConfig = section;
       environment = option (types.attrsOf (types.nullOr (types.oneOf [ types.str types.path types.package types.int ]))) { };
       path = option (types.listOf (types.oneOf [ types.package types.str ])) [ ];
-      script = option types.lines "";
       scriptArgs = option types.str "";
-      preStart = option types.lines "";
-      postStart = option types.lines "";
-      preStop = option types.lines "";
-      postStop = option types.lines "";
-      reload = option types.lines "";
       startAt = option (types.coercedTo types.str lib.singleton (types.listOf types.str)) [ ];
       enableDefaultPath = option types.bool true;
     };
@@ -49,14 +42,9 @@ let
           ${what} = "${pkgs.writeShellScript "unit-script-${lib.strings.sanitizeDerivationName name}-${what}" "set -e\n${text}"}" + optionalString (what == "ExecStart" && config.scriptArgs != "") " ${config.scriptArgs}";
         };
       in
-      mkMerge [
-        (run "ExecStart" config.script)
-        (run "ExecStartPre" config.preStart)
-        (run "ExecStartPost" config.postStart)
-        (run "ExecStop" config.preStop)
-        (run "ExecStopPost" config.postStop)
-        (run "ExecReload" config.reload)
-      ];
+      mkMerge (mapAttrsToList (what: n: run what config.${n}) {
+        ExecStart = "script"; ExecStartPre = "preStart"; ExecStartPost = "postStart"; ExecStop = "preStop"; ExecStopPost = "postStop"; ExecReload = "reload";
+      });
   };
   with' = name: optionalAttrs (name != null) { options.${name} = section; };
   kinds = { services = "Service"; timers = "Timer"; sockets = "Socket"; paths = "Path"; mounts = "Mount"; slices = "Slice"; targets = null; };
@@ -69,8 +57,7 @@ let
   heading = name: attrs: optionalString (attrs != { }) "[${name}]\n${assignments attrs}\n";
   unitSection = u: lib.filterAttrs (_: v: v != [ ]) (lib.mapAttrs' (n: key: lib.nameValuePair key (lib.optional (u.${n} != [ ]) (toString u.${n}))) relations)
     // optionalAttrs (u.description != "") { Description = u.description; }
-    // optionalAttrs (u.restartTriggers != [ ]) { X-Restart-Triggers = "${pkgs.writeText "X-Restart-Triggers" (concatStringsSep "\n" (map (x: builtins.toJSON x) u.restartTriggers))}"; }
-    // optionalAttrs (u.reloadTriggers != [ ]) { X-Reload-Triggers = "${pkgs.writeText "X-Reload-Triggers" (concatStringsSep "\n" (map (x: builtins.toJSON x) u.reloadTriggers))}"; }
+    // triggers "Restart" u.restartTriggers // triggers "Reload" u.reloadTriggers
     // optionalAttrs (u.startLimitBurst != null) { StartLimitBurst = u.startLimitBurst; }
     // optionalAttrs (u.startLimitIntervalSec != null) { StartLimitIntervalSec = u.startLimitIntervalSec; }
     // u.unitConfig;
@@ -84,7 +71,8 @@ let
     // optionalAttrs (!u.restartIfChanged) { X-RestartIfChanged = false; }
     // optionalAttrs (!u.stopIfChanged) { X-StopIfChanged = false; }
     // u.serviceConfig;
-  textOf = kind: u: heading "Unit" (unitSection u) + (
+  # Never empty: systemd takes an empty file for a masked unit.
+  textOf = kind: u: "[Unit]\n${assignments (unitSection u)}\n" + (
     if kind == "services" then heading "Service" (serviceSection u)
     else if configOf.${kind} == null then ""
     else heading kinds.${kind} u.${configOf.${kind}});
@@ -108,22 +96,15 @@ in
     [ common (with' configOf.${kind}) ] ++ lib.optional (kind == "services") service
   ))) { }) kinds // {
     units = option (types.attrsOf (types.submodule ({ name, config, ... }: {
-      options = {
+      options = lib.mapAttrs (_: _: strings) installs // {
         enable = option types.bool true;
         text = option (types.nullOr types.str) null;
-        wantedBy = strings;
-        requiredBy = strings;
-        aliases = strings;
         unit = mkOption { type = types.package; internal = true; description = "A folder with the unit's file."; };
       };
       config.unit = lib.mkDefault (pkgs.writeTextFile { name = "unit-${lib.strings.sanitizeDerivationName name}"; destination = "/${name}"; inherit (config) text; });
     }))) { };
     tmpfiles.rules = strings;
-    user = option types.raw { };
-    network = option types.raw { };
-    settings = option types.raw { };
-    coredump = option types.raw { };
-  };
+  } // lib.genAttrs [ "user" "network" "settings" "coredump" ] (_: option types.raw { });
   config = {
     systemd.units = mkMerge (mapAttrsToList asUnits (lib.getAttrs (lib.attrNames kinds) config.systemd));
     systemd.timers = lib.mapAttrs (_: s: { wantedBy = [ "timers.target" ]; timerConfig.OnCalendar = s.startAt; })

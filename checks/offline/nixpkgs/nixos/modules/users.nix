@@ -4,42 +4,24 @@ let
   inherit (lib) concatMapStrings escapeShellArg mkDefault mkIf mkOption optionalString types;
   option = type: default: mkOption { inherit type default; description = "As in NixOS."; };
   user = { name, config, ... }: {
-    options = {
+    options = lib.genAttrs [ "isSystemUser" "isNormalUser" "createHome" "useDefaultShell" ] (_: option types.bool false) // {
       enable = option types.bool true;
       name = option types.str name;
       description = option types.str "";
       uid = option (types.nullOr types.int) null;
-      isSystemUser = option types.bool false;
-      isNormalUser = option types.bool false;
       group = option types.str "";
       extraGroups = option (types.listOf types.str) [ ];
       home = option types.path "/var/empty";
-      createHome = option types.bool false;
       shell = option (types.nullOr (types.either types.package types.path)) null;
-      useDefaultShell = option types.bool false;
       packages = option (types.listOf types.package) [ ];
-      password = option (types.nullOr types.str) null;
       hashedPassword = option (types.nullOr types.str) null;
-      initialPassword = option (types.nullOr types.str) null;
-      initialHashedPassword = option (types.nullOr types.str) null;
       hashedPasswordFile = option (types.nullOr types.str) null;
-      linger = option types.bool false;
-      openssh.authorizedKeys.keys = option (types.listOf types.singleLineStr) [ ];
-      openssh.authorizedKeys.keyFiles = option (types.listOf types.path) [ ];
+      openssh.authorizedKeys = { keys = option (types.listOf types.singleLineStr) [ ]; keyFiles = option (types.listOf types.path) [ ]; };
     };
-    config = mkIf config.isNormalUser {
-      group = mkDefault "users";
-      createHome = mkDefault true;
-      home = mkDefault "/home/${config.name}";
-      useDefaultShell = mkDefault true;
-    };
+    config = mkIf config.isNormalUser (lib.mapAttrs (_: mkDefault) { group = "users"; createHome = true; home = "/home/${config.name}"; useDefaultShell = true; });
   };
   group = { name, ... }: {
-    options = {
-      name = option types.str name;
-      gid = option (types.nullOr types.int) null;
-      members = option (types.listOf types.str) [ ];
-    };
+    options = { name = option types.str name; gid = option (types.nullOr types.int) null; members = option (types.listOf types.str) [ ]; };
   };
   users = lib.filter (u: u.enable) (lib.attrValues config.users.users);
   keysOf = u: u.openssh.authorizedKeys.keys ++ map lib.fileContents u.openssh.authorizedKeys.keyFiles;
@@ -54,14 +36,14 @@ in
     defaultUserShell = option types.raw "/bin/bash";
   };
   config = {
-    users.users.root = { uid = mkDefault 0; group = mkDefault "root"; home = mkDefault "/root"; useDefaultShell = mkDefault true; isSystemUser = true; };
-    users.groups = { root.gid = mkDefault 0; wheel.gid = mkDefault null; users.gid = mkDefault 100; };
-    assertions = map
-      (u: {
-        assertion = u.name == "root" || u.isSystemUser != u.isNormalUser;
-        message = "Exactly one of users.users.${u.name}.isSystemUser and users.users.${u.name}.isNormalUser must be set.";
-      })
-      users ++ map (u: { assertion = u.group != ""; message = "users.users.${u.name}.group is unset. This used to default to nogroup, but this is unsafe."; }) users;
+    users.users.root = { uid = 0; group = "root"; home = "/root"; useDefaultShell = true; isSystemUser = true; };
+    users.groups = { root.gid = 0; wheel = { }; users.gid = 100; };
+    assertions = lib.concatMap
+      (u: [
+        { assertion = u.name == "root" || u.isSystemUser != u.isNormalUser; message = "Exactly one of users.users.${u.name}.isSystemUser and users.users.${u.name}.isNormalUser must be set."; }
+        { assertion = u.group != ""; message = "users.users.${u.name}.group is unset. This used to default to nogroup, but this is unsafe."; }
+      ])
+      users;
     environment.etc = lib.listToAttrs (lib.concatMap
       (u: lib.optional (keysOf u != [ ]) (lib.nameValuePair "ssh/authorized_keys.d/${u.name}" { text = lib.concatLines (keysOf u); mode = "0444"; }))
       users);
@@ -72,15 +54,12 @@ in
       deps = [ "groups" ];
       text = concatMapStrings
         (u:
-          let
-            flags = "${set "--shell" (shellOf u)}${set "--gid" u.group}${set "--groups" (lib.concatStringsSep "," u.extraGroups)}${set "--comment" u.description}";
-            password = if u.hashedPassword != null then u.hashedPassword else u.initialHashedPassword;
-          in
+          let flags = "${set "--shell" (shellOf u)}${set "--gid" u.group}${set "--groups" (lib.concatStringsSep "," u.extraGroups)}${set "--comment" u.description}"; in
           if u.name == "root" then "" else ''
             getent passwd ${u.name} >/dev/null || useradd --home-dir ${escapeShellArg u.home} --no-create-home${optionalString u.isSystemUser " --system"}${set "--uid" u.uid} --gid ${escapeShellArg u.group} ${u.name}
             usermod${flags} ${u.name} >/dev/null
             ${optionalString u.createHome "[ -d ${u.home} ] || install -d -m 0700 -o ${u.name} -g ${escapeShellArg u.group} ${u.home}"}
-            ${optionalString (password != null) "usermod --password ${escapeShellArg password} ${u.name}"}
+            ${optionalString (u.hashedPassword != null) "usermod --password ${escapeShellArg u.hashedPassword} ${u.name}"}
             ${optionalString (u.hashedPasswordFile != null) "usermod --password \"$(cat ${escapeShellArg u.hashedPasswordFile})\" ${u.name}"}
           '')
         users + concatMapStrings
