@@ -208,6 +208,7 @@ func (b *bootstrap) elevateWith(ctx context.Context, kind string) (outcome, erro
 				return out, &PasswordError{Host: b.host(), User: b.found.User, With: kind}
 			}
 		case errors.Is(err, errNeedHelper) && b.upload == nil:
+			ask.worked()
 			if err := b.send(ctx); err != nil {
 				return out, err
 			}
@@ -238,8 +239,9 @@ func (b *bootstrap) attempt(kind string, pty bool, ask *asker) attempt {
 
 // agent checks the agent's line and the helper's place.
 func (b *bootstrap) agent(out outcome) (agentRef, error) {
+	// The line itself is in no error, since it holds the token.
 	refuse := func(reason string) (agentRef, error) {
-		return agentRef{}, &BootstrapError{Host: b.host(), Reason: reason, Output: oneLine(out.Ready)}
+		return agentRef{}, &BootstrapError{Host: b.host(), Reason: reason}
 	}
 	where := b.helper.String()
 	if b.upload != nil && out.Helper == path.Join(b.upload.dir, "helper") && b.found.UID != 0 && b.spec.Elevation == elevationNone {
@@ -256,9 +258,9 @@ func (b *bootstrap) agent(out outcome) (agentRef, error) {
 	case ready.Version != proto.Version:
 		return agentRef{}, &VersionError{Host: b.host(), Ours: proto.Version, Theirs: ready.Version}
 	case !isPlainPath(ready.Socket):
-		return refuse("its socket cannot be used")
+		return refuse(fmt.Sprintf("its socket %q cannot be used", oneLine(ready.Socket)))
 	case !token.MatchString(ready.Token):
-		return agentRef{}, &BootstrapError{Host: b.host(), Reason: "its token cannot be used"}
+		return refuse("its token cannot be used")
 	}
 	return agentRef{exe: where + "/bin/fleet-helper", socket: ready.Socket, token: ready.Token}, nil
 }

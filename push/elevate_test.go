@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"fleet/closure/storepath"
 	"fleet/push/transport"
 )
 
@@ -138,13 +139,18 @@ func TestBootstrapSendsTheHelperOnce(t *testing.T) {
 }
 
 func TestBootstrapReplacesAHelperThatIsNotValid(t *testing.T) {
-	for _, user := range []string{"root", "free"} {
+	for _, user := range []string{"root", "sudoer"} {
 		t.Run(user, func(t *testing.T) {
 			l := newLab(t)
 			h := l.host(t, hostOptions{noDaemon: true})
 			h.sh(t, "mkdir -p "+l.helper.String()+"/bin; cp /bin/false "+l.helper.String()+"/bin/fleet-helper")
-			if _, err := bootstrapOn(t, l.connector(), h, user, "auto"); err != nil {
+			c, p := l.connector(), &typist{answers: []string{"right"}}
+			c.Password = p.ask
+			if _, err := bootstrapOn(t, c, h, user, "auto"); err != nil {
 				t.Fatal(err)
+			}
+			if len(p.prompts) > 1 {
+				t.Errorf("prompts: %q", p.prompts)
 			}
 		})
 	}
@@ -268,6 +274,66 @@ func TestCancelDuringElevationEndsEverything(t *testing.T) {
 	awaitOutput(t, h, "pgrep -u sudoer -l; pgrep -l sudo; pgrep -l fleet; ls -d /tmp/fleet* 2>/dev/null; true", "")
 }
 
+func TestCancelAtAnyMomentLeavesNoProcessOnTheHost(t *testing.T) {
+	l := newLab(t)
+	h := l.host(t, hostOptions{})
+	c := l.connector()
+	for step := range 12 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(step)*75*time.Millisecond)
+		s, err := c.Connect(ctx, h.spec("free"))
+		cancel()
+		if err == nil {
+			err = s.Close()
+		} else if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("step %d: %v", step, err)
+		}
+	}
+	awaitOutput(t, h, "pgrep -u free -a; pgrep -a sudo; pgrep -a fleet; ls -d /tmp/fleet* 2>/dev/null; true", "")
+}
+
+func TestAgentsLineIsChecked(t *testing.T) {
+	helper, err := storepath.Parse(testHelper)
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := func(version, socket, token string) string {
+		return `{"version":` + version + `,"socket":"` + socket + `","token":"` + token + `"}`
+	}
+	const token = "0123456789ABCDEF"
+	for rule, c := range map[string]struct {
+		ready, helper string
+		want          any
+	}{
+		"good":                  {ready: line("1", "/run/fleet/a/socket", token)},
+		"another version":       {ready: line("2", "/run/fleet/a/socket", token), want: new(*VersionError)},
+		"another helper":        {ready: line("1", "/run/fleet/a/socket", token), helper: "/tmp/x", want: new(*BootstrapError)},
+		"no JSON":               {ready: "Welcome", want: new(*BootstrapError)},
+		"a socket with a quote": {ready: line("1", "/run/x'y", token), want: new(*BootstrapError)},
+		"a socket up the tree":  {ready: line("1", "/run/../etc", token), want: new(*BootstrapError)},
+		"a relative socket":     {ready: line("1", "run", token), want: new(*BootstrapError)},
+		"no token":              {ready: line("1", "/run/fleet/a/socket", ""), want: new(*BootstrapError)},
+		"a token with a newline": {ready: line("1", "/run/fleet/a/socket", token+`
+`), want: new(*BootstrapError)},
+	} {
+		t.Run(rule, func(t *testing.T) {
+			if c.helper == "" {
+				c.helper = testHelper
+			}
+			b := &bootstrap{spec: HostSpec{Elevation: elevationAuto}, helper: helper}
+			ref, err := b.agent(outcome{Ready: c.ready, Helper: c.helper})
+			if c.want == nil && (err != nil || ref != agentRef{exe: testHelper + "/bin/fleet-helper", socket: "/run/fleet/a/socket", token: token}) {
+				t.Errorf("%+v, %v", ref, err)
+			}
+			if c.want != nil && !errors.As(err, c.want) {
+				t.Errorf("error %v", err)
+			}
+			if err != nil && strings.Contains(err.Error(), token) {
+				t.Errorf("the token is in %q", err)
+			}
+		})
+	}
+}
+
 // awaitOutput waits until a command prints what it should.
 func awaitOutput(t *testing.T, h *host, command, want string) {
 	t.Helper()
@@ -282,7 +348,7 @@ func awaitOutput(t *testing.T, h *host, command, want string) {
 
 func (l *lab) connector() *Connector {
 	return &Connector{
-		Dialers: map[string]transport.Dialer{"native": l.dialer()},
+		Dialers: map[string]transport.Dialer{"native": l.dialer(), "openssh": l.openssh(), "local": transport.NewLocal()},
 		Helper:  l.helperFor, Source: l.store, Software: "test",
 	}
 }

@@ -86,11 +86,12 @@ func (a *asker) again() bool {
 	return a.typed < maxTyped
 }
 
-// worked remembers the password that was taken, if one was needed.
+// worked remembers the password that was taken, if one was needed, and begins with it next time.
 func (a *asker) worked() {
 	if a.last == nil {
 		return
 	}
+	a.stage = stageNone
 	a.keys.forget()
 	a.keys.password = append([]byte(nil), a.last...)
 }

@@ -28,10 +28,11 @@ import (
 const (
 	// labVariable marks the process that has an operator's /nix of its own.
 	labVariable = "FLEET_PUSH_LAB"
-	// labScript gives a test process an empty /nix before it runs.
+	// labScript gives a test process an empty /nix and /run before it runs.
 	labScript = `set -eu
 mount --make-rprivate /
 mount -t tmpfs -o mode=0755 operator /nix
+mount -t tmpfs -o mode=0755 run /run
 mkdir -p /nix/store /nix/var/nix
 chmod 1775 /nix/store
 exec "$@"`
@@ -271,8 +272,13 @@ func (h *host) sh(t *testing.T, command string) string {
 	return strings.TrimSpace(out.String())
 }
 
+// openssh is the other transport to hosts.
+func (l *lab) openssh() transport.Dialer {
+	return transport.NewOpenSSH(transport.Options{ConfigFile: l.config})
+}
+
 func (l *lab) dialer() transport.Dialer {
-	return transport.NewNative(transport.NativeOptions{ConfigFile: l.config})
+	return transport.NewNative(transport.Options{ConfigFile: l.config})
 }
 
 func freePort(t *testing.T) int {

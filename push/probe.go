@@ -28,9 +28,8 @@ type helperState string
 
 const (
 	helperMissing helperState = "missing"
-	// helperThere: the file exists, but the login user could not learn whether Nix registered it.
+	// helperThere: the file exists; whether Nix has registered it is not known yet.
 	helperThere helperState = "there"
-	helperValid helperState = "valid"
 )
 
 // probeResult is a host's checked answer to the probe. Every field is what an unprivileged and perhaps hostile
@@ -122,7 +121,7 @@ func probeForms() map[string]*regexp.Regexp {
 	return map[string]*regexp.Regexp{
 		"uid": form(`0|[1-9][0-9]{0,9}`), "user": form(`[A-Za-z0-9._@$\\-]{1,256}`), "os": name, "machine": name,
 		"store": yesNo, "state": yesNo, "systemd": yesNo, "daemon": form(`yes|denied|no`),
-		"helper": form(`missing|there|valid`), "sudo": tool, "doas": tool, "run0": tool, "gzip": tool, "end": form(`yes`),
+		"helper": form(`missing|there`), "sudo": tool, "doas": tool, "run0": tool, "gzip": tool, "end": form(`yes`),
 	}
 }
 

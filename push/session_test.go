@@ -265,7 +265,10 @@ func TestPushWithoutTrust(t *testing.T) {
 	})
 	t.Run("works with a key that the host trusts", func(t *testing.T) {
 		h := l.host(t, hostOptions{conf: "trusted-public-keys = " + key.PublicKey().String()})
-		s := connect(t, l.connector(), unprivileged(h))
+		s, err := l.connector().Connect(t.Context(), unprivileged(h))
+		if err != nil {
+			t.Fatal(err)
+		}
 		if info := s.Info(); info.Root || info.Trusted {
 			t.Errorf("info: %+v", info)
 		}
@@ -274,6 +277,10 @@ func TestPushWithoutTrust(t *testing.T) {
 		if _, err := s.Push(t.Context(), signed); err != nil {
 			t.Fatal(err)
 		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		awaitOutput(t, h, "pgrep -u plain -a; ls -d /tmp/fleet* 2>/dev/null; true", "")
 		h.sh(t, "nix-store --check-validity "+root.String()+" && nix-collect-garbage && nix-store --check-validity "+root.String())
 	})
 	t.Run("works for a trusted user", func(t *testing.T) {
@@ -422,6 +429,66 @@ func TestBuildOnAHost(t *testing.T) {
 	_, err = s.Build(t.Context(), BuildRequest{Drv: drv, Out: drv})
 	if err == nil || !strings.Contains(err.Error(), "has built") {
 		t.Errorf("another output: %v", err)
+	}
+}
+
+func TestSessionOverTheSystemsSSH(t *testing.T) {
+	l := newLab(t)
+	h := l.host(t, hostOptions{})
+	root := l.chain(t, 3, 300_000)
+	for _, who := range []struct{ user, elevation string }{{"sudoer", "sudo"}, {"tty", "sudo"}, {"doas", "doas"}} {
+		t.Run(who.user, func(t *testing.T) {
+			p := &typist{answers: []string{"right"}}
+			c := l.connector()
+			c.Password = p.ask
+			spec := h.spec(who.user)
+			spec.Transport, spec.Elevation = "openssh", who.elevation
+			s := connect(t, c, spec)
+			push(t, s, root)
+			if info := s.Info(); !info.Root || len(p.prompts) != 1 {
+				t.Errorf("%+v after %d prompts", info, len(p.prompts))
+			}
+		})
+	}
+}
+
+func TestSessionWithThisMachine(t *testing.T) {
+	l := newLab(t)
+	root := l.chain(t, 1, 10)
+	s := connect(t, l.connector(), HostSpec{Target: transport.Target{Host: "here", Address: "local"}, System: system()})
+	if result := push(t, s, root); result.Paths != 0 {
+		t.Errorf("pushed to itself: %+v", result)
+	}
+	if _, err := os.Stat("/nix/var/nix/gcroots/fleet/test-push"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPasswordIsSharedAmongHosts(t *testing.T) {
+	l := newLab(t)
+	p := &typist{answers: []string{"right"}}
+	c := l.connector()
+	c.Password, c.SharePassword = p.ask, true
+	var group sync.WaitGroup
+	for range 3 {
+		h := l.host(t, hostOptions{})
+		group.Go(func() {
+			s, err := c.Connect(t.Context(), h.spec("sudoer"))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	if len(p.prompts) != 1 {
+		t.Errorf("prompts: %q", p.prompts)
+	}
+	if err := c.Close(); err != nil || c.vault.has() {
+		t.Error("the password is kept")
 	}
 }
 
