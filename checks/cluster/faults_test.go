@@ -172,7 +172,7 @@ func TestInterruptBeforeActivationLeavesNothingBehind(t *testing.T) {
 		t.Errorf("exit code %d, want 130\n%s", code, out.String())
 	}
 	waitFor(t, "no process of ours on the host", func() bool { return processes(t, alpha, "fleet-helper") == 0 })
-	if n := processes(t, shared.operator.Host, "fleet-helper|ssh |nix"); n != 0 {
+	if n := processes(t, shared.operator.Host, "fleet-helper|ssh |nix[ -](eval|build|store)"); n != 0 {
 		t.Errorf("%d processes are left on the operator's machine", n)
 	}
 	if got := content(t, alpha); got != before {

@@ -20,6 +20,7 @@ type bed struct {
 	lab      *lab.Lab
 	operator *lab.Operator
 	hosts    map[string]*lab.Host
+	release  func()
 }
 
 var shared bed
@@ -46,9 +47,12 @@ func run(m *testing.M) int {
 	start := time.Now()
 	if err := shared.up(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "cluster:", err)
-		_ = shared.lab.Down(context.Background())
+		if shared.release != nil {
+			_ = shared.lab.Down(context.Background())
+		}
 		return 1
 	}
+	defer shared.release()
 	fmt.Fprintf(os.Stderr, "cluster: %d hosts and an operator's machine are up after %s\n", len(standing), time.Since(start).Round(time.Second))
 	code := m.Run()
 	if err := shared.lab.Down(context.Background()); err != nil {
@@ -68,6 +72,9 @@ func (b *bed) up(ctx context.Context) error {
 		return err
 	}
 	b.lab = l
+	if b.release, err = l.Claim(); err != nil {
+		return err
+	}
 	if err := l.Down(ctx); err != nil { // what an earlier run left
 		return err
 	}

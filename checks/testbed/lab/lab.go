@@ -16,6 +16,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // StateDirEnv names the variable that moves images and labs to another folder.
@@ -63,6 +65,23 @@ func (l *Lab) ensureKey(ctx context.Context) error {
 	}
 	_, err := command(ctx, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "fleet-testbed", "-f", l.Key())
 	return err
+}
+
+// Claim reserves the lab for this process until release is called, so that two runs do not take each other's hosts down.
+func (l *Lab) Claim() (release func(), err error) {
+	path := filepath.Join(StateDir(), "labs", l.Name+".lock")
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("another process uses the lab %q: %w", l.Name, err)
+	}
+	return func() { f.Close() }, nil
 }
 
 // Prepare makes what all hosts of the lab share: its key and its bridge. Call it before hosts are brought up beside each other.

@@ -25,6 +25,14 @@ func (h *Host) veth() string {
 	return fmt.Sprintf("v%08x", sum.Sum32())
 }
 
+// mac follows the address: a host that is made anew must not be looked for under an old one in its neighbours' caches.
+func (h *Host) mac() string {
+	sum := fnv.New32a()
+	sum.Write([]byte(h.Spec.Address))
+	n := sum.Sum32()
+	return fmt.Sprintf("02:00:%02x:%02x:%02x:%02x", byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
+}
+
 // ensureBridge makes the lab's namespace with its bridge.
 func (l *Lab) ensureBridge(ctx context.Context) error {
 	if _, err := os.Stat(filepath.Join(netnsDir, l.bridgeNS())); err == nil {
@@ -58,9 +66,10 @@ func (h *Host) ensureNetwork(ctx context.Context) error {
 ip netns add "$1"
 ip -n "$2" link add "$3" type veth peer name eth0 netns "$1"
 ip -n "$2" link set "$3" master br0 up
+ip -n "$1" link set eth0 address "$5"
 ip -n "$1" link set lo up
 ip -n "$1" address add "$4/24" dev eth0
-ip -n "$1" link set eth0 up`, h.netNS(), h.lab.bridgeNS(), h.veth(), h.Spec.Address)
+ip -n "$1" link set eth0 up`, h.netNS(), h.lab.bridgeNS(), h.veth(), h.Spec.Address, h.mac())
 }
 
 // Limit bounds the host's link to a rate of tc's notation ("100mbit") in both directions; empty lifts the bound.

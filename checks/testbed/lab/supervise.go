@@ -145,6 +145,8 @@ if [ -n "$storesize" ]; then
 fi
 if [ "$nonix" = 1 ]; then
   mount -t tmpfs -o mode=755 tmpfs "$root/nix"
+  nodaemon=1
+  ln -sf /dev/null "$root/etc/tmpfiles.d/nix-daemon.conf"
 fi
 if [ "$nodaemon" = 1 ]; then
   ln -sf /dev/null "$root/etc/systemd/system/nix-daemon.socket"
