@@ -55,7 +55,7 @@ func (o *attachOptions) run(ctx context.Context, env *cli.Env, args []string) er
 	if err := o.hosts.validate(); err != nil {
 		return err
 	}
-	display := ui.New(withoutColor(env, o.global), false)
+	display := ui.ForResult(withoutColor(env, o.global))
 	defer display.Close()
 	op, err := openFleet(ctx, env, o.global, &o.fleet, display)
 	if err != nil {

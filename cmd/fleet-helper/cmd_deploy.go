@@ -105,6 +105,10 @@ func (o *deployOptions) run(ctx context.Context, env *cli.Env, args []string) er
 	env = withoutColor(env, o.global)
 	display := ui.New(env, o.json)
 	defer display.Close()
+	stop := context.AfterFunc(ctx, func() {
+		display.Log("interrupted: ending in order, activations go on; a second signal ends at once")
+	})
+	defer stop()
 	report, err := o.deploy(ctx, env, display, action)
 	if err != nil {
 		display.Close()

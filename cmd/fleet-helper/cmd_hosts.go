@@ -30,7 +30,10 @@ func newHosts(g *globals) *cli.Command {
 			fleet.addFlags(flags)
 			flags.BoolVar(&asJSON, "json", false, "print JSON")
 			return func(ctx context.Context, env *cli.Env, _ []string) error {
-				op, err := openFleet(ctx, env, g, &fleet, ui.Discard(env))
+				display := ui.ForResult(withoutColor(env, g))
+				defer display.Close()
+				op, err := openFleet(ctx, env, g, &fleet, display)
+				display.Close()
 				if err != nil {
 					return err
 				}

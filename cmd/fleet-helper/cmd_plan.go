@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"fleet/cmd/fleet-helper/internal/cli"
-	"fleet/cmd/fleet-helper/internal/text"
 	"fleet/cmd/fleet-helper/internal/ui"
 	"fleet/evaluator"
 	"fleet/evaluator/plan"
@@ -54,10 +53,7 @@ func (o *planOptions) run(ctx context.Context, env *cli.Env, _ []string) error {
 	if !o.withRecords && (o.build || len(o.sel.on)+len(o.sel.exclude) > 0) {
 		return cli.Usagef("--build, --on and --exclude are for --with-records")
 	}
-	display := ui.Discard(env)
-	if o.withRecords {
-		display = ui.New(withoutColor(env, o.global), false)
-	}
+	display := ui.ForResult(withoutColor(env, o.global))
 	defer display.Close()
 	op, err := openFleet(ctx, env, o.global, &o.fleet, display)
 	if err != nil {
@@ -118,9 +114,6 @@ func writePlan(w io.Writer, p *plan.Plan) error {
 			{Text: h.Deploy.Transport}, {Text: fmt.Sprint(len(h.Deploy.HostKeys))}, {Text: toplevel}})
 	}
 	b.WriteString(table.String())
-	for _, warning := range p.Warnings {
-		fmt.Fprintf(&b, "\nwarning: %s\n", text.Line(warning))
-	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }

@@ -89,10 +89,7 @@ func (o *statusOptions) run(ctx context.Context, env *cli.Env, _ []string) error
 	if err := o.hosts.validate(); err != nil {
 		return err
 	}
-	display := ui.Display(ui.Discard(env))
-	if !o.json {
-		display = ui.New(withoutColor(env, o.global), false)
-	}
+	display := ui.ForResult(withoutColor(env, o.global))
 	defer display.Close()
 	op, err := openFleet(ctx, env, o.global, &o.fleet, display)
 	if err != nil {

@@ -69,7 +69,7 @@ func (op *operation) newConnector(o *hostOptions) (*connector, error) {
 	}
 	store := closure.NewLocalStore(closure.LocalOptions{})
 	c := &connector{op: op, store: store, Connector: &push.Connector{
-		Helper: op.helper(), Source: store, SharePassword: true, Reporter: op.reporter, Software: "fleet " + op.env.Version,
+		Helper: op.helper(), Source: store, Store: store, Import: closure.ImportOptions{SkipSignatures: true}, SharePassword: true, Reporter: op.reporter, Software: "fleet " + op.env.Version,
 	}}
 	var prompt func(context.Context, string) ([]byte, error)
 	if op.canAsk() {

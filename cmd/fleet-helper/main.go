@@ -17,7 +17,11 @@ func main() { os.Exit(realMain()) }
 
 // realMain is main without the exit, so that everything deferred is done.
 func realMain() int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // nohup
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
 	// The first signal ends things in order; a second one ends the process at once.
 	context.AfterFunc(ctx, stop)

@@ -55,10 +55,12 @@ type Env struct {
 	Interactive bool
 	// LiveStatus says whether Stderr is a terminal that can be redrawn.
 	LiveStatus bool
-	// Color says whether output may have colours.
+	// Color says whether that terminal may get colours.
 	Color bool
-	// Size returns the terminal's width and height in cells; 0, 0 where there is none.
+	// Size returns its width and height in cells; 0, 0 where there is none.
 	Size func() (width, height int)
+	// StdoutTerminal says whether Stdout is a terminal too, which has the same width.
+	StdoutTerminal bool
 	// OpenTTY opens the controlling terminal for prompts.
 	OpenTTY func() (TTY, error)
 }
@@ -75,8 +77,12 @@ type TTY interface {
 // Main runs the command that env.Args name below root, prints its error, and returns the exit code.
 func Main(ctx context.Context, env *Env, root *Command) int {
 	err := Run(ctx, env, root)
-	if err == nil {
+	var coded interface{ ExitCode() int }
+	switch {
+	case err == nil:
 		return ExitOK
+	case ctx.Err() != nil && !errors.As(err, &coded):
+		err = context.Canceled // whatever broke, broke for that
 	}
 	PrintError(env.Stderr, root.Name, err)
 	return ExitCode(err)

@@ -19,7 +19,9 @@ const frameInterval = 100 * time.Millisecond
 type live struct {
 	size   func() (width, height int)
 	stdout *sink
-	style  style
+	// onTerminal says that the report goes to the terminal too.
+	onTerminal bool
+	style      style
 
 	mu    sync.Mutex
 	err   *sink
@@ -39,7 +41,7 @@ type live struct {
 
 func newLive(env *cli.Env) *live {
 	l := &live{
-		size: env.Size, style: style{on: env.Color}, stdout: &sink{w: env.Stdout}, err: &sink{w: env.Stderr},
+		size: env.Size, onTerminal: env.StdoutTerminal, style: style{on: env.Color}, stdout: &sink{w: env.Stdout}, err: &sink{w: env.Stderr},
 		model: newModel(), stop: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	go l.loop()
@@ -84,8 +86,11 @@ func (l *live) Begin(r Run) {
 
 func (l *live) Finish(r *deploy.Report) error {
 	l.Close()
-	width, _ := l.size()
-	l.stdout.print(Summary(r, l.attach, l.style, width))
+	if width, _ := l.size(); l.onTerminal {
+		l.stdout.print(Summary(r, l.attach, l.style, width))
+	} else {
+		l.stdout.print(Summary(r, l.attach, style{}, 0))
+	}
 	return l.stdout.err
 }
 

@@ -6,9 +6,9 @@
 package ui
 
 import (
-	"fmt"
 	"io"
 	"strings"
+	"sync"
 
 	"fleet/cmd/fleet-helper/internal/cli"
 	"fleet/evaluator/plan"
@@ -87,18 +87,42 @@ func colorOf(o deploy.Outcome) string {
 	return red
 }
 
-// Discard shows nothing but the log, for commands that print a result alone.
-func Discard(env *cli.Env) Display { return discard{err: env.Stderr} }
+// ForResult is the display of commands that print a result of their own: a live area on a terminal, else warnings alone. Close it
+// before the result is printed.
+func ForResult(env *cli.Env) Display {
+	if env.LiveStatus {
+		return newLive(env)
+	}
+	return &quiet{err: &sink{w: env.Stderr}}
+}
 
-type discard struct{ err io.Writer }
+// quiet shows warnings and the log.
+type quiet struct {
+	mu  sync.Mutex
+	err *sink
+}
 
-func (discard) Emit(plan.Event)             {}
-func (discard) Begin(Run)                   {}
-func (discard) Finish(*deploy.Report) error { return nil }
-func (discard) Fail(error)                  {}
-func (d discard) Log(line string)           { fmt.Fprintln(d.err, line) }
-func (discard) Suspend() func()             { return func() {} }
-func (discard) Close()                      {}
+func (q *quiet) Emit(e plan.Event) {
+	if e.Kind != plan.EventWarning {
+		return
+	}
+	for _, line := range eventLines(e, style{}) {
+		q.Log(line)
+	}
+}
+
+// Log prints the line as it is.
+func (q *quiet) Log(line string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.err.print(line + "\n")
+}
+
+func (*quiet) Begin(Run)                   {}
+func (*quiet) Finish(*deploy.Report) error { return nil }
+func (*quiet) Fail(error)                  {}
+func (*quiet) Suspend() func()             { return func() {} }
+func (*quiet) Close()                      {}
 
 // sink writes until the first error, which it keeps.
 type sink struct {

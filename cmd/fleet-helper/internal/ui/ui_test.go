@@ -21,7 +21,7 @@ import (
 	"fleet/push/proto"
 )
 
-var _ = [...]Display{(*plain)(nil), (*live)(nil), (*jsonDisplay)(nil), discard{}}
+var _ = [...]Display{(*plain)(nil), (*live)(nil), (*jsonDisplay)(nil), (*quiet)(nil)}
 
 type hinted struct{ error }
 
@@ -314,7 +314,7 @@ func (p *person) ReadLine(context.Context) (string, error) { return p.answer, ni
 func TestOnlyYesIsYes(t *testing.T) {
 	for answer, want := range map[string]bool{"y": true, "YES": true, " yes ": true, "": false, "n": false, "yep": false, "ja": false} {
 		p := &person{answer: answer}
-		prompter := &Prompter{Env: &cli.Env{OpenTTY: func() (cli.TTY, error) { return p, nil }}, Display: discard{}}
+		prompter := &Prompter{Env: &cli.Env{OpenTTY: func() (cli.TTY, error) { return p, nil }}, Display: &quiet{}}
 		got, err := prompter.Confirm(t.Context(), "switch these 2 hosts?", []deploy.Change{{Host: "a", New: "/nix/store/new"}, {Host: "b\x1b[31m", Old: "/nix/store/old", New: "/nix/store/new"}})
 		if err != nil || got != want || !p.closed {
 			t.Errorf("%q: %v, %v", answer, got, err)
@@ -326,7 +326,7 @@ func TestOnlyYesIsYes(t *testing.T) {
 }
 
 func TestWithoutATerminalNobodyIsAsked(t *testing.T) {
-	prompter := &Prompter{Env: &cli.Env{OpenTTY: func() (cli.TTY, error) { return nil, errors.New("ENXIO") }}, Display: discard{}}
+	prompter := &Prompter{Env: &cli.Env{OpenTTY: func() (cli.TTY, error) { return nil, errors.New("ENXIO") }}, Display: &quiet{}}
 	if _, err := prompter.Password(t.Context(), "sudo password:"); !errors.Is(err, ErrNoTerminal) || len(cli.Hints(err)) != 1 {
 		t.Errorf("got %v", err)
 	}
@@ -335,6 +335,17 @@ func TestWithoutATerminalNobodyIsAsked(t *testing.T) {
 	got, err := prompter.Password(t.Context(), "sudo password for admin on web\x1b[2J: ")
 	if err != nil || string(got) != "secret" || p.String() != "sudo password for admin on web: \n" {
 		t.Errorf("got %q, %v, asked %q", got, err, p.String())
+	}
+}
+
+func TestAResultIsPrecededByWarningsAlone(t *testing.T) {
+	var err bytes.Buffer
+	q := ForResult(&cli.Env{Stdout: io.Discard, Stderr: &err})
+	for _, e := range events() {
+		q.Emit(e)
+	}
+	if diff := cmp.Diff("a: warning: disk is nearly full\n  hint: collect garbage\n", err.String()); diff != "" {
+		t.Error(diff)
 	}
 }
 
