@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -205,7 +206,12 @@ func (l *agentLink) Write(p []byte) (int, error) {
 func (a *authenticator) method(c *ssh.ClientAuthContext) (ssh.AuthMethod, error) {
 	a.began = true
 	a.methods = c.TriedMethods
-	if !slices.Contains(c.AllowedMethods, "publickey") || a.next >= len(a.candidates) {
+	if !slices.Contains(c.AllowedMethods, "publickey") {
+		// Also the second step of a login in two steps.
+		a.skip("all other keys", fmt.Errorf("the server asks for %s, which deploy.transport = \"openssh\" can do", strings.Join(c.AllowedMethods, ", ")))
+		return nil, nil
+	}
+	if a.next >= len(a.candidates) {
 		return nil, nil
 	}
 	next := a.candidates[a.next]

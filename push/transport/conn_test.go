@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -93,5 +94,17 @@ func TestClosingTheLocalConnectionEndsItsCommands(t *testing.T) {
 	}
 	if _, err := conn.Start(context.Background(), "true", ChannelOptions{}); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("start after close: %v", err)
+	}
+}
+
+func TestAServerThatTakesNoKeysIsToldApart(t *testing.T) {
+	a := &authenticator{candidates: []candidate{{name: "key"}}}
+	method, err := a.method(&ssh.ClientAuthContext{AllowedMethods: []string{"password", "keyboard-interactive"}})
+	if method != nil || err != nil || len(a.offered) != 0 {
+		t.Errorf("offers %v (%v)", a.offered, err)
+	}
+	hint := (&AuthError{Skipped: a.skipped}).Hint()
+	if !strings.Contains(hint, "password, keyboard-interactive") || !strings.Contains(hint, "openssh") {
+		t.Errorf("hint is %q", hint)
 	}
 }

@@ -142,10 +142,14 @@ func (s *sshd) Host() string { return s.host }
 func (s *sshd) Port() int    { return s.port }
 func (s *sshd) User() string { return s.user }
 
-// Drop implements [Server]: it kills the processes that serve connections.
+// Drop implements [Server]: it kills the processes that serve connections. Those of commands get to know by themselves;
+// killing them first would look like their own end.
 func (s *sshd) Drop() {
 	for _, pid := range descendants(s.pid) {
-		_ = syscall.Kill(pid, syscall.SIGKILL)
+		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		if err == nil && strings.HasPrefix(string(name), "sshd") {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
 	}
 }
 
@@ -159,7 +163,9 @@ func (s *sshd) Freeze() {
 // Close implements [Server].
 func (s *sshd) Close() {
 	s.once.Do(func() {
-		s.Drop()
+		for _, pid := range descendants(s.pid) {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
 		s.cancel()
 		<-s.ended
 	})

@@ -105,7 +105,8 @@ func (r *rig) dialer() transport.Dialer {
 	return r.env.Dialer(r.options)
 }
 
-const patience = 20 * time.Second
+// patience is far more than anything takes, also on a busy machine under the race detector.
+const patience = 40 * time.Second
 
 // try dials, and closes the connection with the test.
 func (r *rig) try() (transport.Conn, error) {
