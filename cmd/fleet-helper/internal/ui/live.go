@@ -233,6 +233,9 @@ func (m *model) apply(e plan.Event) {
 		m.applyFleet(e)
 		return
 	}
+	if m.hosts[e.Host] == nil && m.title != "" {
+		return // a host that builds for others and is not deployed itself
+	}
 	h := m.host(e.Host)
 	switch e.Kind {
 	case plan.EventStarted:
