@@ -12,7 +12,7 @@ import (
 // maxGrubDepth bounds how deep menus may be nested; NixOS writes two levels.
 const maxGrubDepth = 16
 
-// grubEntry is a menu entry or, where children is not nil, a submenu.
+// grubEntry is a menu entry or, where it has children, a submenu.
 type grubEntry struct {
 	title    string
 	options  string
@@ -34,7 +34,7 @@ func parseGrub(config, env string) (storepath.Path, error) {
 			return storepath.Path{}, fmt.Errorf("grub.cfg has no entry %q, its default", clip(wanted))
 		}
 	}
-	for entry.children != nil && len(entry.children) > 0 {
+	for len(entry.children) > 0 {
 		entry = entry.children[0] // GRUB enters a submenu and takes its first entry
 	}
 	path, err := initSystem(entry.options)

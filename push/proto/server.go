@@ -79,7 +79,7 @@ func serve(ctx context.Context, rw io.ReadWriteCloser, token string, h Handler, 
 	cancel()
 	c.wg.Wait()
 	err = c.failure()
-	if errors.Is(err, errBye) || errors.Is(err, ErrClosed) {
+	if ctx.Err() != nil || errors.Is(err, errBye) || errors.Is(err, ErrClosed) {
 		return nil
 	}
 	return err
@@ -142,8 +142,7 @@ func (s *server) finish(stream *Stream, result any, err error) {
 		}
 	}
 	stream.end(nil, nil)
-	stream.writing.Lock() // a Write that is under way ends now, and no other begins
-	stream.writing.Unlock()
+	stream.awaitWriter()
 	_ = s.conn.out.send(it, nil) // a lost connection is reported by Serve
 	s.conn.remove(stream.id)
 }

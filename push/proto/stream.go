@@ -240,6 +240,12 @@ func (s *Stream) end(result json.RawMessage, err error) bool {
 	return true
 }
 
+// awaitWriter returns when no Write is under way. After the stream's end none begins.
+func (s *Stream) awaitWriter() {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+}
+
 func (s *Stream) receive(data []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
