@@ -6,10 +6,7 @@
 
   outputs = { nixpkgs-lib, ... }: {
     lib = import ./lib.nix { inherit (nixpkgs-lib) lib; };
-    flakeModules = {
-      flakeModules = ./extras/flakeModules.nix;
-      modules = ./extras/modules.nix;
-    };
+    flakeModules.flakeModules = ./extras/flakeModules.nix;
     isStandIn = true;
   };
 }

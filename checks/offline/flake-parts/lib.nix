@@ -5,41 +5,25 @@ let
 
   # A module type whose value is the list of the modules: modules that declare `perSystem` again add theirs to it.
   moduleList = modules: lib.mkOptionType {
-    name = "deferredModule";
-    description = "module";
+    name = "deferredModule"; description = "module";
     check = x: builtins.isAttrs x || lib.isFunction x || types.path.check x;
     merge = loc: defs: modules ++ map (d: lib.setDefaultModuleLocation "${d.file}, via option ${lib.showOption loc}" d.value) defs;
     inherit (types.submoduleWith { inherit modules; }) getSubOptions;
     getSubModules = modules;
     substSubModules = moduleList;
-    functor = {
-      name = "deferredModuleWith";
-      wrapped = null;
-      payload = modules;
-      type = moduleList;
-      binOp = a: b: a ++ b;
-    };
+    functor = { name = "deferredModuleWith"; wrapped = null; payload = modules; type = moduleList; binOp = a: b: a ++ b; };
   };
 
-  example = ''
-    For example:
-
-        outputs = inputs@{ flake-parts, ... }:
-          flake-parts.lib.mkFlake { inherit inputs; } { /* module */ };
-
-    To avoid an infinite recursion, *DO NOT* pass `self.inputs` and
-    *DO NOT* pass `inherit (self) inputs`, but pass the output function
-    arguments as `inputs` like above.
-  '';
+  usage = "For example:\n\n    outputs = inputs@{ flake-parts, ... }:\n      flake-parts.lib.mkFlake { inherit inputs; } { /* module */ };\n\nTo avoid an infinite recursion, pass neither `self.inputs` nor `inherit (self) inputs`.";
 
   flake-parts-lib = rec {
-    evalFlakeModule = args@{ inputs ? self.inputs, specialArgs ? { }, self ? inputs.self or (throw "When invoking flake-parts, you must pass all the flake output arguments,\nand not just `self.inputs`.\n\n${example}"), moduleLocation ? "${self.outPath}/flake.nix" }:
+    evalFlakeModule = args@{ inputs ? self.inputs, specialArgs ? { }, self ? inputs.self or (throw "When invoking flake-parts, you must pass all the flake output arguments,\nand not just `self.inputs`.\n\n${usage}"), moduleLocation ? "${self.outPath}/flake.nix" }:
       module:
       let
         written = builtins.unsafeGetAttrPos "inputs" args;
         location = args.moduleLocation or (if written != null then written.file else "<mkFlake argument>");
       in
-      lib.throwIf (!args ? self && !args ? inputs) "When invoking flake-parts, you must pass in the flake output arguments.\n\n${example}"
+      lib.throwIf (!args ? self && !args ? inputs) "When invoking flake-parts, you must pass in the flake output arguments.\n\n${usage}"
         (lib.evalModules {
           class = "flake";
           specialArgs = { inherit self inputs moduleLocation flake-parts-lib; } // specialArgs;
@@ -57,11 +41,7 @@ let
 
     mkTransposedPerSystemModule = { name, option, file }: {
       _file = file;
-      options.flake.${name} = mkOption {
-        type = types.lazyAttrsOf option.type;
-        default = { };
-        description = "What perSystem.${name} says, by system.";
-      };
+      options.flake.${name} = mkOption { type = types.lazyAttrsOf option.type; default = { }; description = "What perSystem.${name} says, by system."; };
       options.perSystem = mkPerSystemOption { _file = file; options.${name} = option; };
       config.transposition.${name} = { };
     };

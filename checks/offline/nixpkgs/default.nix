@@ -1,5 +1,5 @@
 # The package set: the builders that fleet uses, and the few packages that the machine's own programs can stand for.
-{ system ? builtins.currentSystem, overlays ? [ ], config ? { }, helper ? ./helper-missing, crossSystem ? null, ... }@args:
+{ system ? builtins.currentSystem, overlays ? [ ], config ? { }, helper ? ./helper-missing, ... }@args:
 let
   lib = import ./lib;
   inherit (lib) concatMapStringsSep escapeShellArg;
@@ -9,27 +9,20 @@ let
     _type = "pkgs";
     pkgs = final;
     path = ./.;
-    stdenv = {
+    stdenv = rec {
       hostPlatform = lib.systems.elaborate system;
-      buildPlatform = stdenv.hostPlatform;
-      targetPlatform = stdenv.hostPlatform;
+      buildPlatform = hostPlatform;
       inherit system mkDerivation;
       shell = "/bin/bash";
     };
-    stdenvNoCC = stdenv;
-    inherit (stdenv) hostPlatform buildPlatform targetPlatform;
     callPackage = lib.callPackageWith final;
-    newScope = extra: lib.callPackageWith (final // extra);
     extend = overlay: appendOverlays [ overlay ];
     appendOverlays = more: import ./. (args // { overlays = overlays ++ more; });
-    pkgsStatic = final;
-    buildPackages = final;
 
     runtimeShell = "/bin/bash";
     bash = fromMachine "bash" [ "bash" "sh" ];
-    bashInteractive = bash;
     coreutils = fromMachine "coreutils" [ "cat" "cp" "date" "echo" "env" "false" "ls" "mkdir" "mv" "rm" "sleep" "touch" "true" ];
-    go = fromMachine "go" [ "go" ];
+    inherit (lib.mapAttrs (name: _: fromMachine name [ name ]) { go = 0; gopls = 0; shellcheck = 0; git = 0; }) go gopls shellcheck git;
     hello = writeShellScriptBin "hello" "echo 'Hello, world!'";
 
     # Programs of the machine, for what a module only has to name: nothing is copied.
@@ -41,16 +34,12 @@ let
     # Builders run the machine's own shell and tools, without a sandbox: this is Debian's default.
     runCommand = name: env: script: derivationOf (removeAttrs env [ "name" ] // { inherit name; buildCommand = script; });
     runCommandLocal = runCommand;
-    runCommandCC = runCommand;
     mkDerivation = arg:
       let attrs = if lib.isFunction arg then lib.fix (final': arg final') else arg; in
       derivationOf (attrs // {
         name = attrs.name or "${attrs.pname}-${attrs.version}";
-        buildCommand = attrs.buildCommand or ''
-          ${lib.optionalString (attrs ? src) "cp -r ${attrs.src} source && chmod -R u+w source && cd source"}
-          ${attrs.buildPhase or ""}
-          ${attrs.installPhase or "mkdir -p \"$out\""}
-        '';
+        buildCommand = attrs.buildCommand or "${lib.optionalString (attrs ? src) "cp -r ${attrs.src} source && chmod -R u+w source && cd source"}
+          ${attrs.buildPhase or ""}\n${attrs.installPhase or "mkdir -p \"$out\""}";
       });
     derivationOf = { name, buildCommand, passthru ? { }, meta ? { }, ... }@attrs:
       let
@@ -122,11 +111,7 @@ let
       ${concatMapStringsSep "\n" (e: "mkdir -p \"$(dirname ${escapeShellArg e.name})\" && ln -s ${e.path} ${escapeShellArg e.name}")
         (if builtins.isList entries then entries else lib.mapAttrsToList (name: path: { inherit name path; }) entries)}
     '';
-    linkFarmFromDrvs = name: drvs: linkFarm name (map (d: { inherit (d) name; path = d; }) drvs);
     mkShell = { packages ? [ ], shellHook ? "", name ? "nix-shell", ... }: derivationOf { inherit name shellHook; buildCommand = "echo ${toString packages} > \"$out\""; };
-    mkShellNoCC = mkShell;
-    emptyFile = writeText "empty-file" "";
-    emptyDirectory = runCommand "empty-directory" { } "mkdir \"$out\"";
 
     formats.json = _: {
       type = with lib.types; let v = nullOr (oneOf [ bool int float str path (attrsOf v) (listOf v) ]) // { description = "JSON value"; }; in v;
@@ -137,7 +122,6 @@ let
       for file; do [ ! -f "$file" ] || nix-instantiate --parse "$file" >/dev/null || exit 1; done
       echo "stand-in of nixfmt: checked the syntax of $# files, formatted none" >&2
     '';
-    nixfmt-rfc-style = nixfmt;
     nixfmt-tree = nixfmt;
     alejandra = nixfmt;
 

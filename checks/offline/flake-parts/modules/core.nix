@@ -7,12 +7,7 @@ let
 
   perSystemCore = { config, options, specialArgs, system, ... }: {
     _file = ./core.nix;
-    options.allModuleArgs = mkOption {
-      type = types.lazyAttrsOf types.raw;
-      internal = true;
-      readOnly = true;
-      description = "All arguments of this system's modules, for withSystem.";
-    };
+    options.allModuleArgs = mkOption { type = types.lazyAttrsOf types.raw; internal = true; readOnly = true; description = "All arguments, for withSystem."; };
     config = {
       allModuleArgs = config._module.args // specialArgs // { inherit config options; };
       _module.args = {
@@ -22,9 +17,7 @@ let
             if isFlake input then builtins.addErrorContext "while retrieving system-dependent attributes for input ${name}" (core.perInput system input)
             else throw "Trying to retrieve system-dependent attributes for input ${name}, but this input is not a flake. Perhaps flake = false was added to the input declarations by mistake, or you meant to use a different input, or you meant to use plain old inputs, not inputs'.")
           inputs;
-        pkgs = mkOptionDefault (
-          inputs.nixpkgs.legacyPackages.${system} or (throw "flake-parts: The flake does not have a `nixpkgs` input for ${system}. Please add it, or set `perSystem._module.args.pkgs` yourself.")
-        );
+        pkgs = mkOptionDefault (inputs.nixpkgs.legacyPackages.${system} or (throw "flake-parts: The flake does not have a `nixpkgs` input for ${system}. Please add it, or set `perSystem._module.args.pkgs` yourself."));
       };
     };
   };
@@ -32,17 +25,12 @@ in
 {
   _class = "flake";
   options = {
-    systems = mkOption {
-      type = types.listOf types.str;
-      description = "The systems for which perSystem is evaluated into flake attributes.";
-    };
+    systems = mkOption { type = types.listOf types.str; description = "The systems that perSystem is evaluated for."; };
     flake = mkOption {
       description = "The flake's attributes, as they are.";
       type = types.submoduleWith {
         modules = [ {
-          freeformType = types.lazyAttrsOf (types.unique {
-            message = "No option has been declared for this flake output attribute, so its definitions can't be merged automatically.";
-          } types.raw);
+          freeformType = types.lazyAttrsOf (types.unique { message = "No option has been declared for this flake output attribute, so its definitions can't be merged automatically."; } types.raw);
         } ];
       };
     };
@@ -50,23 +38,13 @@ in
     transposition = mkOption {
       description = "The attributes that perSystem and the flake have in common.";
       default = { };
-      type = types.lazyAttrsOf (types.submodule {
-        options.adHoc = mkOption { type = types.bool; default = false; description = "Whether no option stands behind it."; };
-      });
+      type = types.lazyAttrsOf (types.submodule { options.adHoc = mkOption { type = types.bool; default = false; description = "No option stands behind it."; }; });
     };
-    perInput = mkOption {
-      type = types.functionTo (types.functionTo (types.lazyAttrsOf types.unspecified));
-      description = "system: flake: the flake's attributes for that system.";
-    };
+    perInput = mkOption { type = types.functionTo (types.functionTo (types.lazyAttrsOf types.unspecified)); description = "system: flake: its attributes."; };
     perSystem = mkOption {
       type = flake-parts-lib.mkPerSystemType perSystemCore;
       description = "A module that is evaluated for each system.";
-      apply = modules: system: (lib.evalModules {
-        inherit modules;
-        prefix = [ "perSystem" system ];
-        specialArgs = { inherit system; };
-        class = "perSystem";
-      }).config;
+      apply = modules: system: (lib.evalModules { inherit modules; prefix = [ "perSystem" system ]; specialArgs = { inherit system; }; class = "perSystem"; }).config;
     };
     allSystems = mkOption { type = types.lazyAttrsOf types.unspecified; internal = true; description = "perSystem's results."; };
   };

@@ -6,13 +6,11 @@ let
     flake-parts-lib.mkTransposedPerSystemModule { inherit name; file = ./outputs.nix; option = mkOption { inherit type default description; }; };
   # A path of the store is a package to types.package, and a program here.
   program = types.coercedTo (types.package // { check = lib.isDerivation; }) lib.getExe types.str;
-  app = types.submodule {
-    options = {
-      type = mkOption { type = types.enum [ "app" ]; default = "app"; description = "The only kind of app there is."; };
-      program = mkOption { type = program; description = "Path of an executable."; };
-      meta = mkOption { type = types.lazyAttrsOf types.raw; default = { }; description = "Metadata of the app."; };
-    };
-  };
+  app = types.submodule { options = {
+    type = mkOption { type = types.enum [ "app" ]; default = "app"; description = "The only kind of app there is."; };
+    program = mkOption { type = types.coercedTo types.package lib.getExe types.str; description = "Path of an executable."; };
+    meta = mkOption { type = types.lazyAttrsOf types.raw; default = { }; description = "Metadata of the app."; };
+  }; };
 in
 {
   _class = "flake";
@@ -36,11 +34,7 @@ in
       description = "NixOS modules.";
       apply = lib.mapAttrs (name: module: { _class = "nixos"; _file = "${toString moduleLocation}#nixosModules.${name}"; imports = [ module ]; });
     };
-    overlays = mkOption {
-      type = types.lazyAttrsOf (types.uniq (types.functionTo (types.functionTo (types.lazyAttrsOf types.unspecified))));
-      default = { };
-      description = "Overlays.";
-    };
+    overlays = mkOption { type = types.lazyAttrsOf (types.uniq (types.functionTo (types.functionTo (types.lazyAttrsOf types.unspecified)))); default = { }; description = "Overlays."; };
   };
   # As with the real one, a formatter for some systems only is an error for the others.
   config.flake.formatter = lib.optionalAttrs (lib.any (s: s.formatter != null) (lib.attrValues config.allSystems)) (lib.mapAttrs

@@ -1,9 +1,7 @@
 # Functions over attribute sets.
 { lib }:
 let
-  inherit (builtins)
-    attrNames attrValues concatMap elem filter foldl' head intersectAttrs isAttrs isList isString length listToAttrs mapAttrs
-    removeAttrs tail;
+  inherit (builtins) attrNames attrValues concatMap filter foldl' head isAttrs listToAttrs mapAttrs removeAttrs tail;
 in
 rec {
   inherit (builtins) catAttrs zipAttrsWith;

@@ -1,16 +1,9 @@
 # The stand-in's `lib`: one fixed point, flat like nixpkgs' own, with its sections as attributes.
 let
-  sections = {
-    trivial = import ./trivial.nix { inherit lib; };
-    lists = import ./lists.nix { inherit lib; };
-    attrsets = import ./attrsets.nix { inherit lib; };
-    strings = import ./strings.nix { inherit lib; };
-    options = import ./options.nix { inherit lib; };
-    modules = import ./modules.nix { inherit lib; };
-    types = import ./types.nix { inherit lib; };
-    sources = import ./sources.nix { inherit lib; };
-    systems = import ./systems.nix { inherit lib; };
-  };
+  sections = builtins.listToAttrs (map
+    (name: { inherit name; value = import (./. + "/${name}.nix") { inherit lib; }; })
+    [ "trivial" "lists" "attrsets" "strings" "options" "modules" "types" "sources" "systems" ])
+  // { inherit (sections.strings) versions; };
   # What nixpkgs has only in a section must not be found in the flat names either.
   hidden = [
     "release" "escapeNixIdentifier" "escapeNixString" "findFirstIndex" "isConvertibleWithToString"

@@ -2,12 +2,8 @@
 # Four steps: load every module, merge the declarations, merge the definitions, refuse what nobody declared.
 { lib }:
 let
-  inherit (builtins)
-    addErrorContext attrNames attrValues concatMap elem filter foldl' genericClosure head isAttrs isList isPath isString length
-    mapAttrs zipAttrsWith;
-  inherit (lib)
-    concatMapStringsSep imap1 isFunction isOption last mkOption optional optionalAttrs reverseList setAttrByPath showFiles
-    showOption throwIf types;
+  inherit (builtins) addErrorContext attrNames attrValues concatMap elem filter foldl' genericClosure head isAttrs isList isString length mapAttrs zipAttrsWith;
+  inherit (lib) concatMapStringsSep imap1 isFunction isOption mkOption optional optionalAttrs reverseList setAttrByPath showFiles showOption throwIf types;
   inherit (lib.options) showDefs;
 
   group = zipAttrsWith (_: vs: vs);
@@ -42,7 +38,7 @@ let
   load = args: parentFile: key: m:
     if isFunction m then unify parentFile key (applyArgs key args m)
     else if isAttrs m then
-      (if elem (m._type or "module") [ "module" ] then unify parentFile key m
+      (if (m._type or "module") == "module" then unify parentFile key m
       else if elem m._type [ "if" "override" ] then unify parentFile key { config = m; }
       else throw "Expected a module, but found a value of type \"${m._type}\", while trying to load a module into ${toString parentFile}.")
     else if isList m then
@@ -58,7 +54,7 @@ let
       checked = m:
         if class != null && m.class != null && m.class != class
         then throw "The module `${m.file}` (class: \"${m.class}\") cannot be imported into a module evaluation that expects class \"${class}\"."
-        else m // { inherit (m) key; };
+        else m;
       closure = keep: genericClosure {
         startSet = filter keep (children lib.unknownModule "" modules);
         operator = m: filter keep (children m.file m.key m.imports);
@@ -145,8 +141,7 @@ let
     in
     opt // {
       value = addErrorContext "while evaluating the option `${showOption loc}':" value;
-      inherit (result) isDefined highestPrio;
-      inherit (result) defsFinal;
+      inherit (result) isDefined highestPrio defsFinal;
       definitionsWithLocations = result.defsFinal;
       definitions = map (d: d.value) result.defsFinal;
       files = map (d: d.file) result.defsFinal;
@@ -205,19 +200,14 @@ let
         };
         config._module = { args = { inherit extendModules; moduleType = type; }; inherit specialArgs; };
       };
-      args = {
-        inherit lib options specialArgs config;
-        _class = class;
-        _prefix = prefix;
-      } // specialArgs;
+      args = { inherit lib options specialArgs config; _class = class; _prefix = prefix; } // specialArgs;
       loaded = reverseList (collect class args (modules ++ [ internal ]));
       merged = mergeTree prefix loaded (map (m: { inherit (m) file; value = m.config; }) loaded);
       inherit (merged) options unmatched;
       values = mapAttrs (_: o: if isOption o then o.value else values o);
       declared = values options;
-      depth = length prefix;
       freeform = declared._module.freeformType.merge prefix
-        (map (d: { inherit (d) file; value = setAttrByPath (lib.drop depth d.loc) d.value; }) unmatched);
+        (map (d: { inherit (d) file; value = setAttrByPath (lib.drop (length prefix) d.loc) d.value; }) unmatched);
       config =
         if declared._module.freeformType == null || unmatched == [ ] then declared
         else lib.recursiveUpdate freeform declared;
@@ -276,9 +266,7 @@ let
     };
 in
 {
-  inherit
-    defaultOrderPriority defaultOverridePriority evalModules mergeDefinitions mkIf mkMerge mkOptionDefault mkOrder mkOverride
-    setDefaultModuleLocation;
+  inherit defaultOrderPriority defaultOverridePriority evalModules mergeDefinitions mkIf mkMerge mkOptionDefault mkOrder mkOverride setDefaultModuleLocation;
   mkDefault = mkOverride 1000;
   mkForce = mkOverride 50;
   mkBefore = mkOrder 500;
@@ -299,10 +287,7 @@ in
     });
     config.assertions =
       let opt = lib.getAttrFromPath name options; in
-      [ {
-        assertion = !opt.isDefined;
-        message = "The option definition `${showOption name}' in ${showFiles opt.files} no longer has any effect; please remove it.\n${instructions}\n";
-      } ];
+      [ { assertion = !opt.isDefined; message = "The option definition `${showOption name}' in ${showFiles opt.files} no longer has any effect; please remove it.\n${instructions}\n"; } ];
   };
   importApply = file: args: setDefaultModuleLocation file (import file args);
   importJSON = file: { _file = file; config = lib.importJSON file; };

@@ -8,10 +8,8 @@ rec {
   isOption = lib.isType "option";
   mkOption = attrs: attrs // { _type = "option"; };
   mkEnableOption = name: mkOption {
-    default = false;
-    example = true;
+    type = lib.types.bool; default = false; example = true;
     description = "Whether to enable ${name}.";
-    type = lib.types.bool;
   };
   literalExpression = text: { _type = "literalExpression"; inherit text; };
   literalMD = text: { _type = "literalMD"; inherit text; };

@@ -46,12 +46,9 @@ rec {
   fileContents = file: removeSuffix "\n" (builtins.readFile file);
   versionOlder = a: b: builtins.compareVersions b a == 1;
   versionAtLeast = a: b: !(versionOlder a b);
-  versions = rec {
-    splitVersion = builtins.splitVersion;
-    major = v: elemAt (splitVersion v) 0;
-    minor = v: elemAt (splitVersion v) 1;
-    patch = v: elemAt (splitVersion v) 2;
-    majorMinor = v: builtins.concatStringsSep "." (lib.take 2 (splitVersion v));
+  versions = lib.mapAttrs (_: i: v: elemAt (builtins.splitVersion v) i) { major = 0; minor = 1; patch = 2; } // {
+    inherit (builtins) splitVersion;
+    majorMinor = v: builtins.concatStringsSep "." (lib.take 2 (builtins.splitVersion v));
   };
   getName = x: if isString x then (builtins.parseDrvName x).name else x.pname or (builtins.parseDrvName x.name).name;
   getVersion = x: if isString x then (builtins.parseDrvName x).version else x.version or (builtins.parseDrvName x.name).version;

@@ -17,17 +17,12 @@ rec {
       parsed = { cpu.name = cpu; kernel.name = kernel; };
       isLinux = kernel == "linux";
       isDarwin = kernel == "darwin";
-      isx86_64 = cpu == "x86_64";
-      isAarch64 = cpu == "aarch64";
-      isAarch32 = lib.hasPrefix "arm" cpu;
+      isx86_64 = cpu == "x86_64"; isAarch64 = cpu == "aarch64"; isAarch32 = lib.hasPrefix "arm" cpu;
       isRiscV64 = cpu == "riscv64";
-      is64bit = lib.hasSuffix "64" cpu;
-      isStatic = false;
       go = { GOOS = kernel; GOARCH = goarch.${cpu} or cpu; GOARM = if isAarch32 then builtins.substring 4 1 cpu else null; };
       # Text, so that a platform can stand where its name is wanted.
       __toString = _: system;
     };
   equals = a: b: a.system == b.system;
-  doubles.all = flakeExposed;
   flakeExposed = [ "x86_64-linux" "aarch64-linux" "x86_64-darwin" "armv6l-linux" "armv7l-linux" "i686-linux" "aarch64-darwin" "riscv64-linux" ];
 }

@@ -36,42 +36,34 @@ rec {
   assertMsg = condition: message: condition || throw message;
   traceVal = x: trace x x;
 
-  fixedPoints = rec {
-    fix = f: let x = f x; in x;
-    extends = overlay: f: final: let prev = f final; in prev // overlay final prev;
-    composeExtensions = a: b: final: prev: let first = a final prev; in first // b final (prev // first);
-    composeManyExtensions = lib.foldr composeExtensions (_: _: { });
-    makeExtensible = makeExtensibleWithCustomName "extend";
-    makeExtensibleWithCustomName = name: f:
-      fix f // { ${name} = overlay: makeExtensibleWithCustomName name (extends overlay f); };
-  };
-  inherit (fixedPoints) fix extends composeExtensions composeManyExtensions makeExtensible makeExtensibleWithCustomName;
+  fix = f: let x = f x; in x;
+  extends = overlay: f: final: let prev = f final; in prev // overlay final prev;
+  composeExtensions = a: b: final: prev: let first = a final prev; in first // b final (prev // first);
+  composeManyExtensions = lib.foldr composeExtensions (_: _: { });
+  makeExtensible = makeExtensibleWithCustomName "extend";
+  makeExtensibleWithCustomName = name: f:
+    fix f // { ${name} = overlay: makeExtensibleWithCustomName name (extends overlay f); };
+  fixedPoints = { inherit fix extends composeExtensions composeManyExtensions makeExtensible makeExtensibleWithCustomName; };
 
-  customisation = rec {
-    callPackageWith = scope: f: args:
-      let fn = if isFunction f then f else import f; in
-      makeOverridable fn (builtins.intersectAttrs (lib.functionArgs fn) scope // args);
-    makeOverridable = f: args:
-      let result = f args; in
-      if isAttrs result
-      then result // { override = new: makeOverridable f (args // (if isFunction new then new args else new)); }
-      else result;
-  };
-  inherit (customisation) callPackageWith makeOverridable;
+  callPackageWith = scope: f: args:
+    let fn = if isFunction f then f else import f; in
+    makeOverridable fn (builtins.intersectAttrs (lib.functionArgs fn) scope // args);
+  makeOverridable = f: args:
+    let result = f args; in
+    if isAttrs result
+    then result // { override = new: makeOverridable f (args // (if isFunction new then new args else new)); }
+    else result;
+  customisation = { inherit callPackageWith makeOverridable; };
 
-  meta = rec {
-    getExe = drv: getExe' drv (drv.meta.mainProgram or (lib.getName drv));
-    getExe' = drv: name: "${lib.getBin drv}/bin/${name}";
-  };
-  inherit (meta) getExe getExe';
+  getExe = drv: getExe' drv (drv.meta.mainProgram or (lib.getName drv));
+  getExe' = drv: name: "${lib.getBin drv}/bin/${name}";
+  meta = { inherit getExe getExe'; };
 
-  debug = {
-    # The tests that fail, as nixpkgs reports them: an empty list is a pass.
-    runTests = tests: lib.concatLists (mapAttrsToList
-      (name: test: lib.optional (lib.hasPrefix "test" name && test.expr != test.expected) { inherit name; inherit (test) expected; result = test.expr; })
-      tests);
-  };
-  inherit (debug) runTests;
+  # The tests that fail, as nixpkgs reports them: an empty list is a pass.
+  runTests = tests: lib.concatLists (mapAttrsToList
+    (name: test: lib.optional (lib.hasPrefix "test" name && test.expr != test.expected) { inherit name; inherit (test) expected; result = test.expr; })
+    tests);
+  debug = { inherit runTests; };
 
   generators = rec {
     toJSON = { }: builtins.toJSON;

@@ -1,10 +1,11 @@
 # Option types: what a value may be, and how several definitions of it become one.
 { lib }:
 let
-  inherit (builtins) all attrNames concatMap elem filter head isAttrs isBool isFloat isInt isList isString listToAttrs mapAttrs typeOf;
+  inherit (builtins) all attrNames concatMap elem filter head isAttrs isBool isFloat isInt isList isString mapAttrs typeOf;
   inherit (lib)
-    concatMapStringsSep concatStringsSep getFiles getValues imap1 isDerivation isFunction isStringLike last mergeDefinitions
-    mergeEqualOption mergeOneOption optionalAttrs setDefaultModuleLocation showFiles showOption;
+    concatMapStringsSep concatStringsSep getFiles getValues imap1 isDerivation isFunction isStringLike last mergeEqualOption mergeOneOption
+    optionalAttrs setDefaultModuleLocation showFiles showOption;
+  inherit (lib.modules) mergeDefinitions;
 
   # Two types of one name merge when their inner types (wrapped) or their parameters (payload) do.
   defaultTypeMerge = f: g:
@@ -22,18 +23,10 @@ let
 
   mkOptionType = t@{ name, ... }:
     let functor = t.functor or (defaultFunctor name // { type = self; }); self = {
-      _type = "option-type";
-      description = name;
-      descriptionClass = null;
-      deprecationMessage = null;
-      check = _: true;
-      merge = lib.mergeDefaultOption;
-      emptyValue = { };
-      getSubOptions = _: { };
-      getSubModules = null;
-      substSubModules = _: null;
+      _type = "option-type"; description = name; descriptionClass = null; deprecationMessage = null;
+      check = _: true; merge = lib.mergeDefaultOption; emptyValue = { };
+      getSubOptions = _: { }; getSubModules = null; substSubModules = _: null; nestedTypes = { };
       typeMerge = defaultTypeMerge functor;
-      nestedTypes = { };
       inherit functor;
     } // t; in self;
 
@@ -115,7 +108,7 @@ let
     };
     pkgs = mkOptionType { name = "pkgs"; description = "Nixpkgs package set"; check = x: x._type or null == "pkgs"; merge = mergeOneOption; };
     optionType = mkOptionType {
-      name = "optionType"; description = "optionType"; descriptionClass = "noun"; check = x: x._type or null == "option-type";
+      name = "optionType"; descriptionClass = "noun"; check = x: x._type or null == "option-type";
       merge = loc: defs: lib.foldl'
         (a: d:
           let t = a.typeMerge d.value.functor; in
@@ -125,7 +118,7 @@ let
     };
     # Whatever it is: attribute sets merge deeply, functions by their results, all else must be equal.
     anything = mkOptionType {
-      name = "anything"; description = "anything"; descriptionClass = "noun";
+      name = "anything"; descriptionClass = "noun";
       merge = loc: defs:
         let
           kind = v: if isAttrs v && isStringLike v then "stringLike" else typeOf v;
@@ -133,8 +126,7 @@ let
         in
         if kinds == [ "set" ] then (lazyAttrsOf anything).merge loc defs
         else if kinds == [ "list" ] && builtins.length defs == 1 then (listOf anything).merge loc defs
-        else if kinds == [ "lambda" ] then
-          arg: anything.merge (loc ++ [ "<function body>" ]) (map (d: d // { value = d.value arg; }) defs)
+        else if kinds == [ "lambda" ] then arg: anything.merge (loc ++ [ "<function body>" ]) (map (d: d // { value = d.value arg; }) defs)
         else if kinds == [ "stringLike" ] then mergeOneOption loc defs
         else mergeEqualOption loc defs;
     };
@@ -243,12 +235,9 @@ let
         functor = functorOf "submodule" {
           payload = { inherit modules class specialArgs shorthandOnlyDefinesConfig description; };
           type = submoduleWith;
-          binOp = a: b: {
+          binOp = a: b: lib.genAttrs [ "class" "shorthandOnlyDefinesConfig" "description" ] (name: same name a.${name} b.${name}) // {
             modules = a.modules ++ b.modules;
-            class = same "class" a.class b.class;
             specialArgs = a.specialArgs // b.specialArgs;
-            shorthandOnlyDefinesConfig = same "shorthandOnlyDefinesConfig" a.shorthandOnlyDefinesConfig b.shorthandOnlyDefinesConfig;
-            description = same "description" a.description b.description;
           };
         };
       };

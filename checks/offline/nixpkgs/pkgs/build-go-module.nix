@@ -13,9 +13,7 @@ let
 in
 derivationOf {
   inherit name pname version helper;
-  meta = attrs.meta or { };
-  passthru = attrs.passthru or { };
-  nativeBuildInputs = [ ];
+  inherit (lib.recursiveUpdate { meta = { }; passthru = { }; } attrs) meta passthru;
   buildCommand = ''
     refuse() { echo "stand-in of buildGoModule, ${name}: $*" >&2; exit 1; }
     ${lib.optionalString (!own) "refuse \"it cannot build for ${goos}/${goarch}, only hand on what make build made for ${stdenv.hostPlatform.system}\""}

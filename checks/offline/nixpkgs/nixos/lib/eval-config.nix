@@ -4,10 +4,9 @@
 , pkgs ? null
 , modules
 , specialArgs ? { }
-, baseModules ? [ ../modules ]
+, baseModules ? map (n: ../modules + "/${n}") (builtins.attrNames (builtins.readDir ../modules))
 , extraModules ? [ ]
 , prefix ? [ ]
-, modulesLocation ? null
 , defaultPkgs ? system: import ../.. { inherit system; }
 , ...
 }:
@@ -30,5 +29,4 @@ in
 eval // {
   inherit (eval._module.args) pkgs;
   inherit lib;
-  extraArgs = { };
 }

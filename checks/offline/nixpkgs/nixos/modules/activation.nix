@@ -4,17 +4,11 @@ let
   inherit (lib) concatMapStrings mkOption types;
   option = type: default: mkOption { inherit type default; description = "As in NixOS."; };
   snippet = types.either types.str (types.submodule {
-    options = {
-      text = option types.lines "";
-      deps = option (types.listOf types.str) [ ];
-      supportsDryActivation = option types.bool false;
-    };
+    options = { text = option types.lines ""; deps = option (types.listOf types.str) [ ]; supportsDryActivation = option types.bool false; };
   });
   asSnippet = s: if builtins.isString s then { text = s; deps = [ ]; supportsDryActivation = false; } else s;
   ordered = scripts:
-    let
-      sorted = lib.toposort (a: b: lib.elem a scripts.${b}.deps) (lib.attrNames scripts);
-    in
+    let sorted = lib.toposort (a: b: lib.elem a scripts.${b}.deps) (lib.attrNames scripts); in
     sorted.result or (throw "system.activationScripts depend on each other: ${toString sorted.cycle}");
   body = scripts: concatMapStrings
     (name: ''
@@ -38,23 +32,14 @@ let
   all = lib.mapAttrs (_: asSnippet) config.system.activationScripts;
 in
 {
-  options.system = {
-    activationScripts = option (types.attrsOf snippet) { };
-    userActivationScripts = option (types.attrsOf snippet) { };
-  };
+  options.system = lib.genAttrs [ "activationScripts" "userActivationScripts" ] (_: option (types.attrsOf snippet) { });
   config.system.activationScripts = {
     var = "mkdir -p /var/empty /nix/var/nix/gcroots /run/nixos\n";
     hostname = lib.optionalString (config.networking.hostName != "") ''
       hostname -b ${lib.escapeShellArg config.networking.hostName} 2>/dev/null || hostname ${lib.escapeShellArg config.networking.hostName}
     '';
-    ssh = {
-      deps = [ "etc" ];
-      text = "/bin/bash ${../system/setup-ssh} ${lib.boolToString config.services.openssh.enable}\n";
-    };
-    tmpfiles = {
-      deps = [ "etc" ];
-      text = lib.optionalString (config.systemd.tmpfiles.rules != [ ]) "systemd-tmpfiles --create /etc/tmpfiles.d/00-nixos.conf || true\n";
-    };
+    ssh = { deps = [ "etc" ]; text = "/bin/bash ${../system/setup-ssh} ${lib.boolToString config.services.openssh.enable}\n"; };
+    tmpfiles = { deps = [ "etc" ]; text = lib.optionalString (config.systemd.tmpfiles.rules != [ ]) "systemd-tmpfiles --create /etc/tmpfiles.d/00-nixos.conf || true\n"; };
   };
   config.system.build = {
     activationScript = pkgs.writeScript "activate" (script all + ''

@@ -10,10 +10,8 @@ let
       text = option (types.nullOr types.lines) null;
       source = mkOption { type = types.path; description = "The file's contents."; };
       mode = option types.str "symlink";
-      uid = option types.int 0;
-      gid = option types.int 0;
-      user = option types.str "+${toString config.uid}";
-      group = option types.str "+${toString config.gid}";
+      uid = option types.int 0; user = option types.str "+${toString config.uid}";
+      gid = option types.int 0; group = option types.str "+${toString config.gid}";
     };
     config.source = mkIf (config.text != null) (mkDerivedConfig options.text (pkgs.writeText ("etc-" + lib.strings.sanitizeDerivationName name)));
   };
@@ -51,9 +49,6 @@ in
         ${lib.optionalString (f.mode != "symlink") "echo ${escapeShellArg "${f.mode} ${lib.removePrefix "+" f.user} ${lib.removePrefix "+" f.group}"} > ${escapeShellArg f.target}.mode"}
       '')
       (lib.filter (f: f.enable) (lib.attrValues config.environment.etc)));
-    system.activationScripts.etc = {
-      deps = [ "users" "groups" ];
-      text = "/bin/bash ${../system/setup-etc} ${config.system.build.etc}/etc\n";
-    };
+    system.activationScripts.etc = { deps = [ "users" "groups" ]; text = "/bin/bash ${../system/setup-etc} ${config.system.build.etc}/etc\n"; };
   };
 }

@@ -13,19 +13,13 @@ let
   bootspec = {
     "org.nixos.bootspec.v1" = {
       init = "@out@/init"; initrd = "@out@/initrd"; kernel = "@out@/kernel"; toplevel = "@out@";
-      inherit (config.boot) kernelParams;
-      label = "NixOS ${label}";
-      system = platform;
+      inherit (config.boot) kernelParams; label = "NixOS ${label}"; system = platform;
     };
     "org.nixos.specialisation.v1" = { };
   };
 
   toplevel = pkgs.runCommand "nixos-system-${config.system.name}-${label}"
-    {
-      passAsFile = [ "bootspec" ];
-      bootspec = builtins.toJSON bootspec;
-      extraDependencies = map toString config.system.extraDependencies;
-    } ''
+    { passAsFile = [ "bootspec" ]; bootspec = builtins.toJSON bootspec; extraDependencies = map toString config.system.extraDependencies; } ''
     mkdir -p "$out/bin" "$out/specialisation"
     fill() { sed "s|@out@|$out|g; s|@loader@|$loader|g; s|@limit@|${toString loader.systemd-boot.configurationLimit}|g" "$1" > "$out/$2"; chmod "$3" "$out/$2"; }
     loader=${if loader.systemd-boot.enable then "systemd-boot" else "none"}
@@ -39,8 +33,7 @@ let
     ln -s ${config.system.build.etc}/etc "$out/etc"
     ln -s ${config.system.path} "$out/sw"
     ln -s /usr "$out/systemd"
-    echo "placeholder: the testbed runs the machine's kernel" > "$out/kernel"
-    echo "placeholder: the testbed has no initrd" > "$out/initrd"
+    for each in kernel initrd; do echo "placeholder: the testbed has no $each of its own" > "$out/$each"; done
     mkdir "$out/kernel-modules"
     printf %s ${escapeShellArg (toString config.boot.kernelParams)} > "$out/kernel-params"
     printf %s ${escapeShellArg label} > "$out/nixos-version"
@@ -55,24 +48,20 @@ in
   options = {
     specialisation = option
       (types.attrsOf (types.submodule ({ config, ... }:
-        let extend = if config.inheritParentConfig then extendModules else noUserModules.extendModules; in
-        {
+        let extend = if config.inheritParentConfig then extendModules else noUserModules.extendModules; in {
         options.inheritParentConfig = option types.bool true;
         options.configuration = mkOption {
           default = { };
           description = "Modules on top of the system's own.";
           inherit (extend { modules = [ { specialisation = lib.mkOverride 0 { }; } ]; }) type;
         };
-        }
-      )))
+      })))
       { };
     system = {
       build = option (types.submodule { freeformType = types.lazyAttrsOf (types.uniq types.unspecified); }) { };
       stateVersion = option types.str config.system.nixos.release;
       name = option types.str (if config.networking.hostName == "" then "unnamed" else config.networking.hostName);
-      nixos.release = option types.str lib.trivial.release;
-      nixos.label = option types.str label;
-      nixos.tags = option (types.listOf types.str) [ ];
+      nixos = { release = option types.str lib.trivial.release; label = option types.str label; tags = option (types.listOf types.str) [ ]; };
       configurationRevision = option (types.nullOr types.str) null;
       extraDependencies = option (types.listOf types.unspecified) [ ];
       systemBuilderCommands = option types.lines "";
