@@ -52,8 +52,10 @@ type conn struct {
 	partials map[uint32][]byte
 	partial  int
 	err      error
-	done     chan struct{}
-	wg       sync.WaitGroup
+	// closing is why this side closes the connection. It wins over what the peer's reaction to our goodbye looks like.
+	closing error
+	done    chan struct{}
+	wg      sync.WaitGroup
 }
 
 func newConn(rw io.ReadWriteCloser, br *bufio.Reader, t timing) *conn {
@@ -78,6 +80,9 @@ func (c *conn) fail(err error) {
 		c.mu.Unlock()
 		return
 	}
+	if c.closing != nil {
+		err = c.closing
+	}
 	c.err = err
 	streams := c.streams
 	c.streams = make(map[uint32]*Stream)
@@ -99,6 +104,9 @@ func (c *conn) failure() error {
 
 // close ends the connection in order: what was queued is sent, then a goodbye.
 func (c *conn) close(reason error) {
+	c.mu.Lock()
+	c.closing = reason
+	c.mu.Unlock()
 	stop := make(chan struct{})
 	timer := time.AfterFunc(c.timing.bye, func() { c.fail(reason) })
 	defer timer.Stop()
