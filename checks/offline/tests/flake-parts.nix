@@ -30,6 +30,7 @@ let
         packages = { default = pkgs.hello; again = self'.packages.default; fromOther = inputs'.other.packages.q; };
         apps.run = { program = "/bin/${system}"; meta.description = "d"; };
         apps.pkg.program = pkgs.hello;
+        apps.path.program = "/nix/store/00000000000000000000000000000000-program";
         checks.one = pkgs.hello;
         devShells.default = config.packages.default;
         formatter = pkgs.hello;

@@ -8,7 +8,7 @@ let
   program = types.coercedTo (types.package // { check = lib.isDerivation; }) lib.getExe types.str;
   app = types.submodule { options = {
     type = mkOption { type = types.enum [ "app" ]; default = "app"; description = "The only kind of app there is."; };
-    program = mkOption { type = types.coercedTo types.package lib.getExe types.str; description = "Path of an executable."; };
+    program = mkOption { type = program; description = "Path of an executable."; };
     meta = mkOption { type = types.lazyAttrsOf types.raw; default = { }; description = "Metadata of the app."; };
   }; };
 in
