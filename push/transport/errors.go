@@ -106,7 +106,7 @@ func (e *HostKeyError) Error() string {
 		if e.Pinned {
 			source = "pinned"
 		}
-		fmt.Fprintf(&b, "the host presents %s, %s is %s", e.Presented, source, strings.Join(e.Expected, ", "))
+		fmt.Fprintf(&b, "the key has changed: the host presents %s, %s is %s", e.Presented, source, strings.Join(e.Expected, ", "))
 	}
 	if e.File != "" {
 		fmt.Fprintf(&b, " (%s:%d)", cleanText(e.File, maxErrorText), e.Line)

@@ -131,7 +131,7 @@ func (p *hostKeyPolicy) algorithms(configured []string) []string {
 	} else {
 		wanted = p.known.algorithms(p.name)
 	}
-	order := supported
+	order := ed25519First(supported)
 	if configured != nil {
 		order = configured
 	}
@@ -147,6 +147,22 @@ func (p *hostKeyPolicy) algorithms(configured []string) []string {
 	add(wanted, func(string) bool { return len(out) == 0 })
 	add(order, func(a string) bool { return !strings.Contains(a, "-cert-") })
 	return out
+}
+
+// ed25519First is the order of OpenSSH where its user has no other: x/crypto would ask a server that nobody knows for its RSA
+// key, and that one would be pinned, which secrets cannot be encrypted to.
+func ed25519First(algorithms []string) []string {
+	order := slices.Clone(algorithms)
+	slices.SortStableFunc(order, func(a, b string) int {
+		switch isA, isB := strings.Contains(a, "ed25519"), strings.Contains(b, "ed25519"); {
+		case isA && !isB:
+			return -1
+		case isB && !isA:
+			return 1
+		}
+		return 0
+	})
+	return order
 }
 
 func keyAlgorithms(keyType string) []string {
