@@ -190,22 +190,33 @@ func (b *bootstrap) elevate(ctx context.Context) (outcome, error) {
 // elevateWith repeats the script where a terminal, another password or the helper is needed, each a bounded number of times.
 func (b *bootstrap) elevateWith(ctx context.Context, kind string) (outcome, error) {
 	pty := kind == elevationDoas || kind == elevationRun0
+	var typing time.Duration
+	if kind == elevationRun0 {
+		typing = typingPause
+	}
 	ask := b.keys.asker(b, kind)
 	defer ask.done()
 	for {
 		if kind != elevationNone {
 			b.progress("becoming root with %s", kind)
 		}
-		out, err := b.attempt(kind, pty, ask).run(ctx, b.conn)
+		a := b.attempt(kind, ask)
+		a.pty, a.typing = pty, typing
+		out, err := a.run(ctx, b.conn)
 		switch {
 		case err == nil:
 			ask.worked()
 			return out, nil
 		case errors.Is(err, errNeedTTY) && !pty:
 			pty = true
+		case errors.Is(err, errSwallowed) && typing == typingPause:
+			typing *= 5
+			ask.repeat()
+		case errors.Is(err, errSwallowed):
+			return out, fmt.Errorf("%w: %w", errRefused, err)
 		case errors.Is(err, errPassword):
 			if !ask.again() {
-				return out, &PasswordError{Host: b.host(), User: b.found.User, With: kind}
+				return out, &PasswordError{Host: b.host(), User: ask.user, With: kind}
 			}
 		case errors.Is(err, errNeedHelper) && b.upload == nil:
 			ask.worked()
@@ -220,7 +231,7 @@ func (b *bootstrap) elevateWith(ctx context.Context, kind string) (outcome, erro
 	}
 }
 
-func (b *bootstrap) attempt(kind string, pty bool, ask *asker) attempt {
+func (b *bootstrap) attempt(kind string, ask *asker) attempt {
 	t := b.c.Timeouts.withDefaults()
 	args := []string{b.helper.String(), "-", "0", "-", "-"}
 	if u := b.upload; u != nil {
@@ -232,7 +243,7 @@ func (b *bootstrap) attempt(kind string, pty bool, ask *asker) attempt {
 	}
 	args = append(args, "agent", "start", "--owner", strconv.FormatUint(uint64(b.found.UID), 10))
 	return attempt{
-		kind: kind, tool: b.found.Tools[kind], user: b.found.User, args: args, pty: pty,
+		kind: kind, tool: b.found.Tools[kind], user: b.found.User, args: args,
 		password: ask.password, elevate: t.Elevate, start: t.Start, closing: t.Close,
 	}
 }

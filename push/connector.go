@@ -157,31 +157,32 @@ func (v *vault) forget() {
 	v.shared = nil
 }
 
-func (v *vault) has() bool {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.shared != nil
+// question is what is asked for a password.
+type question struct {
+	prompt string
+	// useShared takes the shared password where there is one; share keeps what a person types as that at once, since the hosts that
+	// wait for it would otherwise all ask.
+	useShared, share bool
 }
 
-// ask returns the shared password where useShared says so and there is one, and true; else what a person types, which
-// is shared at once where the connector says so: the hosts that wait for it would otherwise all ask. The caller zeroes it.
-func (v *vault) ask(ctx context.Context, c *Connector, prompt string, useShared bool) ([]byte, bool, error) {
+// ask returns the shared password and true, or what a person types. The caller zeroes it.
+func (v *vault) ask(ctx context.Context, person func(context.Context, string) ([]byte, error), q question) ([]byte, bool, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if useShared && v.shared != nil {
+	if q.useShared && v.shared != nil {
 		return append([]byte(nil), v.shared...), true, nil
 	}
 	if ctx.Err() != nil {
 		return nil, false, context.Cause(ctx)
 	}
-	if c.Password == nil {
+	if person == nil {
 		return nil, false, errNobody
 	}
-	password, err := c.Password(ctx, prompt)
+	password, err := person(ctx, q.prompt)
 	if err != nil {
 		return nil, false, err
 	}
-	if c.SharePassword {
+	if q.share {
 		clear(v.shared)
 		v.shared = append([]byte(nil), password...)
 	}

@@ -14,9 +14,19 @@ import (
 //go:embed script/elevated.sh
 var elevatedScript string
 
+const (
+	// typingPause is how soon polkit's text agent can be expected to take what is typed, and swallowedAfter how long it may take to
+	// check that: PAM pauses for about two seconds after a wrong password.
+	typingPause    = 400 * time.Millisecond
+	swallowedAfter = 15 * time.Second
+)
+
 var (
 	// errTimeout says that a program on the host was silent for too long.
 	errTimeout = errors.New("no answer in time")
+	// errSwallowed says that nothing happened after a password was sent. polkit's text agent discards what was typed before it has turned the
+	// terminal's echo off, which it does after its prompt.
+	errSwallowed = errors.New("no answer to the password")
 	// errNobody says that a password is needed and nobody can be asked.
 	errNobody = errors.New("a password is needed, and there is no terminal to ask for it")
 )
@@ -30,8 +40,10 @@ type attempt struct {
 	// args follow the marker in the script's arguments.
 	args []string
 	pty  bool
-	// password returns the login user's password; the caller zeroes it.
-	password func(ctx context.Context) ([]byte, error)
+	// password returns a user's password, the login user's where user is empty; the caller zeroes it.
+	password func(ctx context.Context, user string) ([]byte, error)
+	// typing is the time from a prompt until a password is sent.
+	typing time.Duration
 	// elevate bounds each wait before the script runs, start what follows, closing the wait for an agent that is not wanted any more.
 	elevate, start, closing time.Duration
 }
@@ -119,8 +131,11 @@ func (a attempt) drive(ctx context.Context, ch transport.Channel, machine *eleva
 }
 
 func (a attempt) limit(machine *elevation) time.Duration {
-	if machine.Started {
+	switch {
+	case machine.Started:
 		return a.start
+	case machine.asked && a.kind == elevationRun0:
+		return min(a.elevate, swallowedAfter)
 	}
 	return a.elevate
 }
@@ -129,6 +144,9 @@ func (a attempt) late(machine *elevation) error {
 	limit := a.limit(machine)
 	if machine.Started || a.kind == elevationNone {
 		return &BootstrapError{Reason: fmt.Sprintf("nothing within %s", limit), Output: machine.Output()}
+	}
+	if machine.asked && a.kind == elevationRun0 {
+		return errSwallowed
 	}
 	return fmt.Errorf("%w (%s): %w: %s", errRefused, limit, errTimeout, machine.Output())
 }
@@ -149,16 +167,23 @@ func (a attempt) answer(ctx context.Context, ch transport.Channel, machine *elev
 		_, err := io.WriteString(ch, r.Answer)
 		return err
 	case r.Password:
-		return a.sendPassword(ctx, ch)
+		return a.sendPassword(ctx, ch, r.As)
 	}
 	return nil
 }
 
 // sendPassword gets the password and sends it in one piece, and leaves no copy of it.
-func (a attempt) sendPassword(ctx context.Context, ch io.Writer) error {
-	password, err := a.password(ctx)
+func (a attempt) sendPassword(ctx context.Context, ch io.Writer, user string) error {
+	pause := time.After(a.typing)
+	password, err := a.password(ctx, user)
 	if err != nil {
 		return err
+	}
+	select {
+	case <-pause:
+	case <-ctx.Done():
+		clear(password)
+		return context.Cause(ctx)
 	}
 	line := make([]byte, len(password)+1)
 	copy(line, password)

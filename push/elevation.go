@@ -36,8 +36,9 @@ var (
 
 // elevationRequest is what the machine wants of its driver after it was fed.
 type elevationRequest struct {
-	// Password asks for the login user's password, to be followed by a newline.
+	// Password asks for a password, to be followed by a newline: As's, or the login user's where that is empty.
 	Password bool
+	As       string
 	// Answer is to be written as it is; empty for nothing.
 	Answer string
 	// Err ends the attempt.
@@ -61,6 +62,8 @@ type elevation struct {
 	// hushed: what follows on the line of the prompt may be the echo of the password, so it is not kept.
 	hushed  bool
 	choices map[string]string
+	// as is whom polkit says that it authenticates.
+	as string
 
 	// Started: the script runs, so that the elevation itself has succeeded.
 	Started bool
@@ -167,7 +170,7 @@ func (e *elevation) askPassword() elevationRequest {
 		return elevationRequest{Err: errPassword}
 	}
 	e.asked, e.hushed = true, true
-	return elevationRequest{Password: true}
+	return elevationRequest{Password: true, As: e.as}
 }
 
 // passwordPrompt matches what PAM modules, doas and polkit's text agent end their prompts with in the C locale.
@@ -186,6 +189,13 @@ func (e *elevation) keep(line string) {
 		return
 	}
 	_, _ = e.seen.Write([]byte(plain + "\n"))
+	if name, ok := strings.CutPrefix(plain, "Authenticating as: "); ok && e.kind == elevationRun0 {
+		// "Full Name,,, (user)" or "user"
+		if i := strings.LastIndex(name, "("); i >= 0 {
+			name = strings.TrimSuffix(name[i+1:], ")")
+		}
+		e.as = oneLine(name)
+	}
 	if number, name, ok := strings.Cut(plain, "."); ok && len(e.choices) < 64 && isNumber(number) {
 		e.choices[number] = strings.TrimSpace(name)
 	}

@@ -23,11 +23,14 @@ type asker struct {
 	b    *bootstrap
 	keys *keyring
 	kind string
-	// last is the password that was sent last.
+	// last is the password that was sent last, and user whose it is.
 	last []byte
+	user string
 	// stage is the source of last.
 	stage passwordStage
 	typed int
+	// same lets the next password be the last one again.
+	same bool
 }
 
 type passwordStage int
@@ -41,30 +44,37 @@ const (
 
 func (k *keyring) asker(b *bootstrap, kind string) *asker { return &asker{b: b, keys: k, kind: kind} }
 
-// password returns a copy of the next password to try; the caller zeroes it.
-func (a *asker) password(ctx context.Context) ([]byte, error) {
-	if err := a.next(ctx); err != nil {
+// password returns a copy of the next password to try for a user, the login user where that is empty; the caller zeroes it.
+func (a *asker) password(ctx context.Context, user string) ([]byte, error) {
+	if user == "" {
+		user = a.b.found.User
+	}
+	a.user = user
+	if a.same && a.last != nil {
+		a.same = false
+	} else if err := a.next(ctx, user); err != nil {
 		return nil, err
 	}
 	return append([]byte(nil), a.last...), nil
 }
 
-func (a *asker) next(ctx context.Context) error {
+// repeat lets the next attempt use the same password.
+func (a *asker) repeat() { a.same = true }
+
+func (a *asker) next(ctx context.Context, user string) error {
 	c := a.b.c
 	if a.stage < stageRemembered && a.keys.password != nil {
 		a.stage, a.last = stageRemembered, append([]byte(nil), a.keys.password...)
 		return nil
 	}
-	useShared := c.SharePassword && a.stage < stageShared
-	if c.Password == nil && !(useShared && c.vault.has()) {
-		return errNobody
-	}
+	q := question{share: c.SharePassword && user == a.b.found.User}
+	q.useShared = q.share && a.stage < stageShared
 	a.done()
-	prompt := fmt.Sprintf("%s password for %s on %s: ", a.kind, a.b.found.User, a.b.host())
+	q.prompt = fmt.Sprintf("%s password for %s on %s: ", a.kind, user, a.b.host())
 	if a.typed > 0 {
-		prompt = "wrong, once more: " + prompt
+		q.prompt = "wrong, once more: " + q.prompt
 	}
-	password, shared, err := c.vault.ask(ctx, c, prompt, useShared)
+	password, shared, err := c.vault.ask(ctx, c.Password, q)
 	if err != nil {
 		return err
 	}

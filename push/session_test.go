@@ -487,7 +487,7 @@ func TestPasswordIsSharedAmongHosts(t *testing.T) {
 	if len(p.prompts) != 1 {
 		t.Errorf("prompts: %q", p.prompts)
 	}
-	if err := c.Close(); err != nil || c.vault.has() {
+	if err := c.Close(); err != nil || c.vault.shared != nil {
 		t.Error("the password is kept")
 	}
 }
