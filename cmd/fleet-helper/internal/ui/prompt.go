@@ -40,6 +40,9 @@ func (p *Prompter) Password(ctx context.Context, prompt string) ([]byte, error) 
 	return password, err
 }
 
+// maxShown is how many changes are listed in a question.
+const maxShown = 20
+
 // Confirm shows what is about to change and asks whether to go on. Anything but yes is no.
 func (p *Prompter) Confirm(ctx context.Context, question string, changes []deploy.Change) (bool, error) {
 	p.mu.Lock()
@@ -50,7 +53,11 @@ func (p *Prompter) Confirm(ctx context.Context, question string, changes []deplo
 	}
 	defer done()
 	var b strings.Builder
-	for _, c := range changes {
+	for i, c := range changes {
+		if i == maxShown {
+			fmt.Fprintf(&b, "  … and %d more\n", len(changes)-i)
+			break
+		}
 		fmt.Fprintf(&b, "  %s\n    %s\n  → %s\n", text.Line(c.Host), text.Line(orNone(c.Old)), text.Line(c.New))
 	}
 	if _, err := fmt.Fprintf(tty, "%s%s [y/N] ", b.String(), question); err != nil {
@@ -58,6 +65,7 @@ func (p *Prompter) Confirm(ctx context.Context, question string, changes []deplo
 	}
 	answer, err := tty.ReadLine(ctx)
 	if err != nil {
+		fmt.Fprintln(tty)
 		return false, err
 	}
 	answer = strings.ToLower(strings.TrimSpace(answer))
