@@ -24,11 +24,14 @@
 let
   inherit (lib) mapAttrs;
 
+  # Nix before 2.14 does not mark flakes with a _type.
+  isFlake = input: input._type or null == "flake" || input ? inputs && input ? outputs && input ? sourceInfo;
+
   inputsFor =
     system:
     mapAttrs (
       name: input:
-      if input._type or null == "flake" then
+      if isFlake input then
         perInput system input
       else
         throw ''
