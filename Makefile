@@ -38,8 +38,10 @@ check-race:
 check-nix: build
 	checks/offline/tests/run
 	checks/nix/run
+	checks/nix/vendor-hash
 
 check-cluster: build
+	go test -tags cluster -count=1 -timeout 10m -run OnAHost ./push/agent
 	go test -tags cluster -count=1 -timeout 30m ./checks/cluster
 
 clean:

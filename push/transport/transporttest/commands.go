@@ -210,13 +210,3 @@ func earlyEnd(t *testing.T, conn transport.Conn) {
 		t.Errorf("wait: %v", err)
 	}
 }
-
-// sleepUntil waits for a condition that nothing tells about.
-func sleepUntil(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("never came: %s", what)
-		}
-	}
-}
