@@ -35,6 +35,7 @@ mount -t tmpfs -o mode=0755 operator /nix
 mount -t tmpfs -o mode=0755 run /run
 mkdir -p /nix/store /nix/var/nix
 chmod 1775 /nix/store
+nix-store --init
 exec "$@"`
 )
 
@@ -83,8 +84,15 @@ type lab struct {
 	store       *closure.LocalStore
 }
 
-// newLab skips the test where hosts cannot run, and fails it where everything is required.
+// newLab makes a lab for a test that can run beside others.
 func newLab(t *testing.T) *lab {
+	t.Helper()
+	t.Parallel()
+	return newLabAlone(t)
+}
+
+// newLabAlone skips the test where hosts cannot run, and fails it where everything is required. All labs have one store.
+func newLabAlone(t *testing.T) *lab {
 	t.Helper()
 	if os.Getenv(labVariable) == "" {
 		if os.Getenv("FLEET_REQUIRE_ALL") == "1" {
@@ -150,7 +158,10 @@ func (l *lab) addHelper(t *testing.T) storepath.Path {
 	}
 	command(t, "cp", "--reflink=auto", self, filepath.Join(bin, "fleet-helper"))
 	path := l.add(t, filepath.Dir(bin))
-	write(t, known, path.String(), 0o644)
+	file := filepath.Join(l.dir, "helper.path")
+	write(t, file, path.String(), 0o644)
+	// In one step, since other tests may be looking.
+	command(t, "mv", "-T", file, known)
 	return path
 }
 

@@ -51,15 +51,18 @@ func (l *link) attach(ctx context.Context) (*proto.Client, error) {
 		return nil, err
 	}
 	errs := drain(ch.Stderr())
-	client, err := proto.NewClient(ctx, &countedChannel{Channel: ch, wire: &l.s.wire}, proto.Hello{Token: l.agent.token, Software: l.s.c.Software})
+	counted := &agentChannel{Channel: ch, wire: &l.s.wire}
+	counted.greeting.Store(true)
+	client, err := proto.NewClient(ctx, counted, proto.Hello{Token: l.agent.token, Software: l.s.c.Software})
+	counted.greeting.Store(false)
 	if err == nil {
 		return client, nil
 	}
-	return nil, l.attachError(ctx, ch, err, errs)
+	return nil, l.attachError(ctx, counted.ending(), err, errs)
 }
 
-// attachError tells an agent that is gone from a connection that is.
-func (l *link) attachError(ctx context.Context, ch transport.Channel, err error, errs func() string) error {
+// attachError tells an agent that is gone from a connection that is. The attach command ended with end.
+func (l *link) attachError(ctx context.Context, end, err error, errs func() string) error {
 	host := l.s.spec.Target.Host
 	if answer, ok := errors.AsType[*proto.Error](err); ok {
 		if answer.Code == proto.CodeVersion {
@@ -70,18 +73,13 @@ func (l *link) attachError(ctx context.Context, ch transport.Channel, err error,
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- ch.Wait() }()
-	select {
-	case end := <-ended:
-		var exit *transport.ExitError
-		if end == nil || errors.As(end, &exit) {
-			return &agentGoneError{host: host, output: errs()}
-		}
-		return end
-	case <-time.After(2 * time.Second):
-		return err
+	if _, ok := errors.AsType[*transport.ExitError](end); ok {
+		return &agentGoneError{host: host, output: errs()}
 	}
+	if end != nil {
+		return end
+	}
+	return err
 }
 
 // data returns the channel for bulk data, opened by the first who asks.
@@ -117,22 +115,59 @@ func (l *link) close() {
 	_ = l.conn.Close()
 }
 
-// countedChannel counts what goes through a channel.
-type countedChannel struct {
+// agentChannel counts what goes through a channel, and learns how its command ended where that is in place of a greeting.
+type agentChannel struct {
 	transport.Channel
 	wire *atomic.Uint64
+	// greeting says that the hellos were not exchanged yet; ended that the command takes or gives nothing any more.
+	greeting, ended atomic.Bool
+
+	mu sync.Mutex
+	// end is how the command ended, set by Close during the greeting.
+	end error
 }
 
-func (c *countedChannel) Read(p []byte) (int, error) {
+// ending is how the command ended, nil where that is not known.
+func (c *agentChannel) ending() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.end
+}
+
+func (c *agentChannel) Read(p []byte) (int, error) {
 	n, err := c.Channel.Read(p)
 	c.wire.Add(uint64(n))
+	if err != nil {
+		c.ended.Store(true)
+	}
 	return n, err
 }
 
-func (c *countedChannel) Write(p []byte) (int, error) {
+func (c *agentChannel) Write(p []byte) (int, error) {
 	n, err := c.Channel.Write(p)
 	c.wire.Add(uint64(n))
+	if err != nil {
+		c.ended.Store(true)
+	}
 	return n, err
 }
 
-var _ io.ReadWriteCloser = (*countedChannel)(nil)
+// Close closes the channel. After a greeting that found only that end it waits for the exit status, which comes
+// right after that and would be lost otherwise.
+func (c *agentChannel) Close() error {
+	if c.greeting.Load() && c.ended.Load() {
+		const patience = 2 * time.Second
+		end := make(chan error, 1)
+		go func() { end <- c.Channel.Wait() }()
+		select {
+		case err := <-end:
+			c.mu.Lock()
+			c.end = err
+			c.mu.Unlock()
+		case <-time.After(patience):
+		}
+	}
+	return c.Channel.Close()
+}
+
+var _ io.ReadWriteCloser = (*agentChannel)(nil)

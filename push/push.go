@@ -32,7 +32,7 @@ type PushRequest struct {
 
 // PushResult is what a push moved.
 type PushResult struct {
-	// Paths and NarBytes are what we sent, not what was there already or substituted.
+	// Paths and NarBytes are what we sent and the host has acknowledged, not what was there already or substituted.
 	Paths, NarBytes uint64
 	// WireBytes is what went through the session's channels meanwhile, in both directions, without SSH's own part.
 	WireBytes uint64

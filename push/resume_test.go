@@ -28,7 +28,8 @@ func TestPushGoesOnAfterBrokenConnections(t *testing.T) {
 			c := l.connector()
 			c.Reporter = r
 			result := push(t, connect(t, c, p.through(h.spec(user))), root)
-			if result.Paths < 12 || p.dials.Load() < 3 {
+			// With a connection the last acknowledgements are lost.
+			if result.Paths < 8 || p.dials.Load() < 3 {
 				t.Errorf("%+v over %d connections", result, p.dials.Load())
 			}
 			if n := r.count("starting another"); n != 0 {

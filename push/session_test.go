@@ -352,7 +352,7 @@ func TestLocalCorruptionIsNamed(t *testing.T) {
 }
 
 func TestFetchBringsAClosureBack(t *testing.T) {
-	l := newLab(t)
+	l := newLabAlone(t) // it empties the store
 	root := l.chain(t, 5, 1000)
 	h := l.host(t, hostOptions{})
 	c := l.connector()
