@@ -140,7 +140,12 @@ func (o *deployOptions) deploy(ctx context.Context, env *cli.Env, display ui.Dis
 		Limits: deploy.Limits{Hosts: o.hosts.parallel}, Specialisation: specialisation,
 	}
 	display.Begin(ui.Run{Action: action, Fleet: op.plan.Fleet, Source: op.snapshot.Source, Hosts: request.Hosts, Attach: o.global.attachCommand()})
-	return d.Run(ctx, request)
+	report, err := d.Run(ctx, request)
+	if err == nil && op.state != nil {
+		// An interrupted run has pinned keys too.
+		report.Uncommitted = deploy.Uncommitted{Dir: op.state.Dir(), Files: op.state.Uncommitted(context.WithoutCancel(ctx))}
+	}
+	return report, err
 }
 
 // request turns the flags into what the pipeline is asked for.

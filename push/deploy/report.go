@@ -108,6 +108,16 @@ type Report struct {
 	Duration time.Duration
 	// Hosts are sorted by name.
 	Hosts []HostReport
+	// Uncommitted is what stands in the work tree and waits to be committed; who keeps the state fills it in after the run.
+	Uncommitted Uncommitted
+}
+
+// Uncommitted names files of the fleet's state that a person has to commit.
+type Uncommitted struct {
+	// Dir is the folder of the flake.
+	Dir string
+	// Files are relative to Dir, sorted.
+	Files []string
 }
 
 // ExitCode is the exit code of the whole run: of all that apply, the first in the order 130, 6, 5, 7, 3, 4, 1; 0 only where every host succeeded.

@@ -68,6 +68,8 @@ type Store struct {
 	dir, fleet string
 	runner     run.Runner
 	mu         sync.Mutex
+	// written are the paths of the files that this store wrote.
+	written map[string]bool
 }
 
 // Open names the pins of fleet below dir, the folder of the flake. Nothing is read or written yet. runner starts git.
@@ -75,7 +77,7 @@ func Open(dir, fleet string, runner run.Runner) (*Store, error) {
 	if !validName(fleet) {
 		return nil, fmt.Errorf("open state: %q cannot be the name of a fleet's folder", fleet)
 	}
-	return &Store{dir: dir, fleet: fleet, runner: runner}, nil
+	return &Store{dir: dir, fleet: fleet, runner: runner, written: map[string]bool{}}, nil
 }
 
 // UntrackedError says that a pin was written, but git was not told of it: a flake in git does not see the file.
@@ -92,6 +94,9 @@ func (e *UntrackedError) Unwrap() error { return e.Err }
 
 // Hint is the command that mends it.
 func (e *UntrackedError) Hint() string { return "git add -N " + e.Path }
+
+// Dir is the folder of the flake.
+func (s *Store) Dir() string { return s.dir }
 
 // Path is where a host's pins are, relative to the folder of the flake.
 func (s *Store) Path(host string) string {
@@ -213,6 +218,7 @@ func (s *Store) Record(ctx context.Context, host, key string, verified Verified,
 	if err := s.write(root, host, f); err != nil {
 		return err
 	}
+	s.written[s.Path(host)] = true
 	return s.track(ctx, host)
 }
 

@@ -180,3 +180,43 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestWhatHasToBeCommittedIsNamedUntilItIs(t *testing.T) {
+	top := t.TempDir()
+	dir := filepath.Join(top, "infra", "my flake")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	record := func(s *Store, host string) {
+		t.Helper()
+		if err := s.Record(t.Context(), host, keyA, KnownHosts, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect := func(s *Store, want ...string) {
+		t.Helper()
+		if diff := cmp.Diff(want, s.Uncommitted(t.Context())); diff != "" {
+			t.Error(diff)
+		}
+	}
+	plain := open(t, dir)
+	expect(plain)
+	record(plain, "web-1")
+	expect(plain, "fleet-state/default/hosts/web-1.json")
+	expect(open(t, dir)) // nobody remembers without git
+
+	git(t, top, "init", "-q")
+	s := open(t, dir)
+	expect(s, "fleet-state/default/hosts/web-1.json")
+	record(s, "web-1") // it is pinned already
+	record(s, "db")
+	expect(s, "fleet-state/default/hosts/db.json", "fleet-state/default/hosts/web-1.json")
+	git(t, top, "add", "--all")
+	expect(s, "fleet-state/default/hosts/db.json", "fleet-state/default/hosts/web-1.json")
+	git(t, top, "-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "-q", "-m", "pins")
+	expect(s)
+	if err := s.Record(t.Context(), "db", keyOtherType, Accepted, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	expect(open(t, dir), "fleet-state/default/hosts/db.json")
+}

@@ -44,6 +44,8 @@ type reportLine struct {
 	ExitCode int           `json:"exitCode"`
 	Seconds  float64       `json:"seconds"`
 	Hosts    []HostSummary `json:"hosts"`
+	// FilesToCommit are relative to the folder of the flake.
+	FilesToCommit []string `json:"filesToCommit,omitempty"`
 }
 
 type errorLine struct {
@@ -121,7 +123,10 @@ func (d *jsonDisplay) Begin(r Run) {
 }
 
 func (d *jsonDisplay) Finish(r *deploy.Report) error {
-	line := reportLine{header: headerOf("report"), Action: string(r.Action), Fleet: r.Fleet, ExitCode: int(r.ExitCode()), Seconds: seconds(r.Duration), Hosts: []HostSummary{}}
+	line := reportLine{
+		header: headerOf("report"), Action: string(r.Action), Fleet: r.Fleet, ExitCode: int(r.ExitCode()), Seconds: seconds(r.Duration),
+		Hosts: []HostSummary{}, FilesToCommit: r.Uncommitted.Files,
+	}
 	for _, h := range r.Hosts {
 		line.Hosts = append(line.Hosts, Summarize(h))
 	}

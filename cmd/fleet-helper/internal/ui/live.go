@@ -91,6 +91,9 @@ func (l *live) Finish(r *deploy.Report) error {
 	} else {
 		l.stdout.print(Summary(r, l.attach, style{}, 0))
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.err.print(commitText(r.Uncommitted))
 	return l.stdout.err
 }
 

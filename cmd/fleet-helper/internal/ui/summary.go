@@ -42,6 +42,26 @@ func Summary(r *deploy.Report, attach string, s style, width int) string {
 	return b.String()
 }
 
+// maxCommit is how many files to commit are listed.
+const maxCommit = 20
+
+// commitText is the end of a report whose run left files to commit; empty where there are none.
+func commitText(u deploy.Uncommitted) string {
+	if len(u.Files) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "\ncommit these files of %s, other operators and Nix rely on them:\n", text.Line(u.Dir))
+	for i, file := range u.Files {
+		if i == maxCommit {
+			fmt.Fprintf(&b, "  … and %d more below fleet-state\n", len(u.Files)-i)
+			break
+		}
+		fmt.Fprintf(&b, "  %s\n", text.Line(file))
+	}
+	return b.String()
+}
+
 // usedSteps are the steps that at least one host began.
 func usedSteps(r *deploy.Report) []plan.Step {
 	used := map[plan.Step]bool{}

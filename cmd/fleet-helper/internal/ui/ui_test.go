@@ -149,9 +149,33 @@ type brokenPipe struct{}
 
 func (brokenPipe) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
 
+func TestTheReportEndsWithTheFilesToCommit(t *testing.T) {
+	var out, err bytes.Buffer
+	r := report()
+	r.Uncommitted = deploy.Uncommitted{Dir: "/src", Files: []string{"fleet-state/default/hosts/a.json", "fleet-state/default/hosts/b\x1b[31m.json"}}
+	if failed := newPlain(&out, &err, style{}).Finish(r); failed != nil {
+		t.Fatal(failed)
+	}
+	want := `
+commit these files of /src, other operators and Nix rely on them:
+  fleet-state/default/hosts/a.json
+  fleet-state/default/hosts/b.json
+`
+	if diff := cmp.Diff(want, err.String()); diff != "" {
+		t.Error(diff)
+	}
+	if strings.Contains(out.String(), "commit") {
+		t.Errorf("on standard output: %q", out.String())
+	}
+	r.Uncommitted.Files = make([]string, 1000)
+	if text := commitText(r.Uncommitted); strings.Count(text, "\n") != maxCommit+3 || !strings.HasSuffix(text, "… and 980 more below fleet-state\n") {
+		t.Errorf("a thousand files: %q", text)
+	}
+}
+
 const wantJSON = `{"formatVersion":1,"type":"run","action":"switch","fleet":"default","source":"/src","hosts":["a","b"]}
 {"formatVersion":1,"type":"event","time":"2026-11-01T12:00:03Z","host":"b","step":"connect","kind":"failed","message":"no route","hint":"VPN?","seconds":2.001}
-{"formatVersion":1,"type":"report","action":"switch","fleet":"default","exitCode":3,"seconds":1.5,"hosts":[{"host":"b","outcome":"failed","steps":{"connect":2.001},"paths":0,"narBytes":0,"wireBytes":0,"step":"connect","error":"no <route>","hints":["turn it on"]}]}
+{"formatVersion":1,"type":"report","action":"switch","fleet":"default","exitCode":3,"seconds":1.5,"hosts":[{"host":"b","outcome":"failed","steps":{"connect":2.001},"paths":0,"narBytes":0,"wireBytes":0,"step":"connect","error":"no <route>","hints":["turn it on"]}],"filesToCommit":["fleet-state/default/hosts/b.json"]}
 {"formatVersion":1,"type":"error","error":"boom","exitCode":1}
 `
 
@@ -160,7 +184,7 @@ func TestJSONLinesAreStable(t *testing.T) {
 	d := newJSON(&out, &log)
 	d.Begin(Run{Action: deploy.ActionSwitch, Fleet: "default", Source: "/src", Hosts: []string{"a", "b"}})
 	d.Emit(plan.Event{Time: at(3), Host: "b", Step: plan.StepConnect, Kind: plan.EventFailed, Message: "no route", Hint: "VPN?", Seconds: 2.0009})
-	r := &deploy.Report{Action: deploy.ActionSwitch, Fleet: "default", Duration: 1500 * time.Millisecond, Hosts: []deploy.HostReport{
+	r := &deploy.Report{Action: deploy.ActionSwitch, Fleet: "default", Duration: 1500 * time.Millisecond, Uncommitted: deploy.Uncommitted{Dir: "/src", Files: []string{"fleet-state/default/hosts/b.json"}}, Hosts: []deploy.HostReport{
 		{Host: "b", Outcome: deploy.OutcomeFailed, Steps: []deploy.StepTime{{Step: plan.StepConnect, Duration: 2000900 * time.Microsecond}},
 			Err: &deploy.HostError{Host: "b", Step: plan.StepConnect, Err: hinted{errors.New("no <route>")}}},
 	}}
