@@ -17,10 +17,12 @@
 }:
 let
   inherit (lib)
-    concatMapAttrs
     literalExpression
     mapAttrs
+    mapAttrs'
     mkOption
+    nameValuePair
+    optionalAttrs
     types
     ;
 
@@ -33,7 +35,7 @@ let
       lib
       self
       ;
-    inherit (config) perInput;
+    inherit (config) perInput transposition;
   };
 
   fleets = mapAttrs (
@@ -46,6 +48,30 @@ let
         names of apps and checks. Rename the fleet.
       ''
   ) config.fleetConfigurations;
+
+  # What a fleet adds to nixosConfigurations, each with where it is from.
+  exports =
+    fleetName: evaluated:
+    optionalAttrs evaluated.config.exportNixosConfigurations (
+      mapAttrs' (
+        host: system:
+        nameValuePair (suffixed fleetName host) {
+          inherit system;
+          from = "fleetConfigurations.${fleetLib.names.attr fleetName}.hosts.${fleetLib.names.attr host}";
+        }
+      ) evaluated.systems
+    );
+
+  # The host web-staging of the fleet default and the host web of the fleet staging have one name there.
+  exported =
+    name: candidates:
+    if builtins.length candidates == 1 then
+      (builtins.head candidates).system
+    else
+      throw ''
+        nixosConfigurations.${fleetLib.names.attr name} would be ${fleetLib.checks.sentence (map (c: c.from) candidates)}.
+        Rename one of these hosts, or set exportNixosConfigurations = false in one of these fleets.
+      '';
 
   # The fleet called default has no suffix anywhere.
   suffixed = fleetName: name: if fleetName == "default" then name else "${name}-${fleetName}";
@@ -94,17 +120,13 @@ in
   config = {
     flake.fleetConfigurations = mapAttrs (_: evaluated: evaluated.output) fleets;
 
-    flake.nixosConfigurations = concatMapAttrs (
-      fleetName: evaluated:
-      lib.optionalAttrs evaluated.config.exportNixosConfigurations (
-        lib.mapAttrs' (host: lib.nameValuePair (suffixed fleetName host)) evaluated.systems
-      )
-    ) fleets;
+    flake.nixosConfigurations = mapAttrs exported (lib.zipAttrs (lib.mapAttrsToList exports fleets));
 
     perSystem = import ./per-system.nix {
       inherit
         fleet
         fleets
+        lib
         self
         suffixed
         ;

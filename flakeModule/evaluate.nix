@@ -1,12 +1,13 @@
 /**
   The evaluation of one fleet.
 
-  Type:   { lib, fleetLib, inputs, self, perInput } -> String -> Module -> Fleet
+  Type:   { lib, fleetLib, inputs, self, perInput, transposition } -> String -> Module -> Fleet
   Inputs:
     fleetLib  what ./lib returns
     inputs    the inputs of the user's flake
     self      the user's flake
     perInput  flake-parts' function from a system and a flake to the flake's outputs for that system
+    transposition  the names of those outputs, as an attribute set
     then the fleet's name and its module
   Output:
     output   what the flake shows as fleetConfigurations.<name>
@@ -20,6 +21,7 @@
   inputs,
   self,
   perInput,
+  transposition,
 }:
 let
   inherit (lib) mapAttrs;
@@ -67,13 +69,7 @@ let
     specialArgs = {
       inherit inputs self;
       inputs' = forAnySystem "inputs'" inputs inputsFor;
-      self' = forAnySystem "self'" {
-        packages = null;
-        apps = null;
-        checks = null;
-        devShells = null;
-        legacyPackages = null;
-      } (system: perInput system self);
+      self' = forAnySystem "self'" transposition (system: perInput system self);
       fleetName = name;
       fleetLib = fleetLib.public;
       fleetTypes = fleetLib.types;

@@ -1,7 +1,7 @@
 /**
   What the module adds per system of the operator: apps, checks, and the program for every target.
 
-  Type:   { fleet, fleets, self, suffixed } -> PerSystemModule
+  Type:   { lib, fleet, fleets, self, suffixed } -> PerSystemModule
   Inputs:
     fleet     fleet's own flake
     fleets    the evaluated fleets by name
@@ -9,12 +9,12 @@
     suffixed  fleet's name -> name -> name of the output
 */
 {
+  lib,
   fleet,
   fleets,
   self,
   suffixed,
 }:
-{ lib, system, ... }:
 let
   inherit (lib)
     concatMapAttrs
@@ -25,6 +25,34 @@ let
     optionalAttrs
     ;
 
+  # Names the host, since `nix flake check` evaluates all of them, and an error in NixOS modules names none.
+  record =
+    fleetName: name: host:
+    builtins.addErrorContext "while evaluating the host ${name} of the fleet ${fleetName}" (
+      builtins.deepSeq host.record host.record
+    );
+
+  # What a check of a fleet has evaluated, as text. Here and not below, so that the checks of all systems share it and warnings are shown once.
+  evaluations = mapAttrs (
+    fleetName:
+    { config, output, ... }:
+    let
+      result = {
+        inherit (output) plan;
+        records = optionalAttrs (config.flakeCheck == "hosts") (
+          mapAttrs (record fleetName) output.hosts
+        );
+      };
+    in
+    builtins.unsafeDiscardStringContext (
+      lib.foldr (
+        warning: builtins.trace "warning: fleet ${fleetName}: ${warning}"
+      ) (builtins.toJSON result) config.warnings
+    )
+  ) fleets;
+in
+{ system, ... }:
+let
   packages = fleet.packages.${system};
   pkgs = fleet.inputs.nixpkgs.legacyPackages.${system};
 
@@ -48,31 +76,21 @@ let
   # What was evaluated is written into the check, so that nix evaluates it again exactly when it changed. Without context, so that
   # checking builds no host.
   evaluation =
-    fleetName: evaluated:
+    fleetName: text:
     let
-      inherit (evaluated) config output;
-      result = {
-        inherit (output) plan;
-        records = optionalAttrs (config.flakeCheck == "hosts") (
-          mapAttrs (_: host: host.record) output.hosts
-        );
-      };
+      name = "fleet-${fleetName}-eval";
     in
-    nameValuePair "fleet-${fleetName}-eval" (
-      pkgs.writeText "fleet-${fleetName}-eval" (
-        builtins.unsafeDiscardStringContext (
-          lib.foldr (warning: builtins.trace "warning: fleet ${fleetName}: ${warning}") (builtins.toJSON result)
-            config.warnings
-        )
-      )
-    );
+    nameValuePair name (pkgs.writeText name text);
 in
 {
   config = optionalAttrs (fleet.packages ? ${system}) {
     apps = concatMapAttrs fleetApps fleets;
-    checks = mapAttrs' evaluation fleets;
-    packages = lib.filterAttrs (
-      name: _: name == "fleet" || lib.hasPrefix "fleet-helper" name
-    ) packages;
+    checks = mapAttrs' evaluation evaluations;
+    packages =
+      lib.filterAttrs (name: _: lib.hasPrefix "fleet-helper" name) packages
+      # Another name for the same thing, which a flake that has a package of its own with this name can do without.
+      // {
+        fleet = lib.mkDefault packages.fleet;
+      };
   };
 }

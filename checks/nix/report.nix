@@ -37,6 +37,21 @@ let
 
   lines = builtins.concatStringsSep "";
 
+  isText = value: builtins.isString value && builtins.match ".*\n.*" value != null;
+
+  # Of long texts, the first lines that differ.
+  difference =
+    expected: got:
+    let
+      split = text: builtins.filter builtins.isString (builtins.split "\n" text);
+      a = split expected;
+      b = split got;
+      line = list: n: if n < builtins.length list then builtins.elemAt list n else "(the end)";
+      first = n: if line a n == line b n then first (n + 1) else n;
+      n = first 0;
+    in
+    "  line ${toString (n + 1)} should be\n    ${line a n}\n  and is\n    ${line b n}\n";
+
   value =
     name:
     let
@@ -47,6 +62,8 @@ let
       "FAIL ${name}: it threw an error\n"
     else if tried.value == test.expected then
       "ok ${name}\n"
+    else if isText test.expected && isText tried.value then
+      "FAIL ${name}\n" + difference test.expected tried.value
     else
       "FAIL ${name}\n  expected ${builtins.toJSON test.expected}\n  got      ${builtins.toJSON tried.value}\n";
 in

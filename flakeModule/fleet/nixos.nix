@@ -38,8 +38,9 @@ in
       ];
       default = "hosts";
       description = ''
-        What `nix flake check` evaluates: the fleet and the systems of all hosts, or the fleet alone. The check evaluates
-        all hosts in one process, which takes memory with a large fleet; a deployment evaluates the hosts in any case.
+        What fleet's check in `nix flake check` evaluates: the fleet and the systems of all hosts, or the fleet alone. It evaluates
+        all hosts in one process, which takes memory with a large fleet; a deployment evaluates the hosts in any case. Nix checks what is in
+        `nixosConfigurations` by itself, so with `"fleet"` set `exportNixosConfigurations = false` as well to leave the hosts out altogether.
       '';
     };
   };

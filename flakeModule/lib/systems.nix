@@ -55,6 +55,7 @@ in
           nixpkgs =
             checked "fleetConfigurations.${fleet}.hosts.${name}.nixpkgs.buildUsing"
               host.nixpkgs.buildUsing;
+          overlays = config.nixpkgs.overlays ++ host.nixpkgs.overlays;
         in
         nixpkgs.lib.nixosSystem {
           inherit (host) system;
@@ -70,7 +71,8 @@ in
             {
               _file = ./systems.nix;
               key = "${toString ./systems.nix}#overlays";
-              nixpkgs.overlays = config.nixpkgs.overlays ++ host.nixpkgs.overlays;
+              # Without overlays it says nothing, since a NixOS whose packages are given (readOnlyPkgs) refuses any.
+              nixpkgs.overlays = lib.mkIf (overlays != [ ]) overlays;
             }
             config.nixos
             host.nixos

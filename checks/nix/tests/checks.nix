@@ -65,6 +65,19 @@ in
   testAllFailedChecksAreNamed5 = error "hosts\\.d and hosts\\.e are deployed to the same machine: deploy\\.address \"10\\.0\\.0\\.1\"" broken;
 
   testAMissingSystemNamesTheFix = error "Set it: hosts\\.a\\.system = \"x86_64-linux\";" { hosts.a = { }; };
+  # Modules ask for tags long before a person sees a check.
+  testAMissingSystemIsToldOfThoughTagsAreRead =
+    error "Set it: hosts\\.a\\.system = \"x86_64-linux\";"
+      (
+        { config, fleetLib, ... }:
+        {
+          hosts.a = { };
+          checks.tagged = {
+            assertion = fleetLib.withTag "web" config.hosts == { };
+            message = "tags were read";
+          };
+        }
+      );
   testAMissingSystemCannotBeIgnored = error "This one cannot be ignored, though ignore is set" {
     hosts.a = { };
     checks."host-system/a".ignore = true;

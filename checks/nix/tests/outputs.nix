@@ -103,6 +103,51 @@ in
     expected = true;
   };
 
+  testTwoHostsOfOneNameThereAreToldOf = {
+    expr =
+      (mkUser {
+        fleetConfigurations.default.hosts.a-staging.system = x86;
+        fleetConfigurations.staging.hosts.a.system = x86;
+      }).nixosConfigurations.a-staging.config;
+    expectedError = {
+      type = "ThrownError";
+      msg = "nixosConfigurations\\.a-staging would be fleetConfigurations\\.default\\.hosts\\.a-staging and fleetConfigurations\\.staging\\.hosts\\.a\\.";
+    };
+  };
+
+  testAnotherPackageCanBeCalledFleet = {
+    expr =
+      (mkUser {
+        fleetConfigurations.default.hosts.a.system = x86;
+        perSystem.packages.fleet = fleet.packages.${x86}.fleet-helper-riscv64-linux;
+      }).packages.${x86}.fleet.drvPath;
+    expected = fleet.packages.${x86}.fleet-helper-riscv64-linux.drvPath;
+  };
+
+  # A person has to decide which is meant.
+  testAnotherAppCalledDeployIsAConflictWithBothPlaces = {
+    expr =
+      (mkUser {
+        fleetConfigurations.default.hosts.a.system = x86;
+        perSystem.apps.deploy.program = "/mine";
+      }).apps.${x86}.deploy.program;
+    expectedError = {
+      type = "ThrownError";
+      msg = "flakeModules\\.default, via option perSystem.*deploy";
+    };
+  };
+
+  testTheFlakeModuleImportedTwiceCountsOnce = {
+    expr = lib.attrNames (mkUser {
+      imports = [
+        fleet.flakeModules.default
+        { imports = [ fleet.flakeModules.default ]; }
+      ];
+      fleetConfigurations.default.hosts.a.system = x86;
+    }).nixosConfigurations;
+    expected = [ "a" ];
+  };
+
   testTheProgramIsThereForAllTargets = {
     expr = lib.attrNames user.packages.${x86};
     expected = [

@@ -63,9 +63,7 @@ in
   config = {
     inherit name;
     systemIsSet = options.system.isDefined;
-    tags = [
-      "all"
-      "system/${config.system}"
-    ];
+    # A host without a system is a failed check, which must come to be told of although a module asks for tags.
+    tags = [ "all" ] ++ lib.optional config.systemIsSet "system/${config.system}";
   };
 }
