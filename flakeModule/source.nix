@@ -28,8 +28,10 @@ let
     let
       relative = builtins.substring (builtins.stringLength prefix) (builtins.stringLength path) path;
       top = builtins.head (builtins.split "/" relative);
+      # Packages that only tests import end in "test", as Go's own do (net/http/httptest).
       isTest =
-        builtins.match ".*_test\\.go" relative != null || builtins.match "(.*/)?testdata(/.*)?" relative != null;
+        builtins.match ".*_test\\.go" relative != null
+        || builtins.match ".*/(testdata|[a-z]+test)(/.*)?" relative != null;
     in
     (builtins.elem relative files || builtins.elem top folders) && !isTest;
 in

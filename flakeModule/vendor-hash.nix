@@ -1,2 +1,2 @@
 # The hash of what `go mod vendor` writes for the sources of the program. `checks/nix/vendor-hash --update` writes this file.
-"sha256-3CBNFWc/+UAd9eRNB+Ym2Qj0RP/Y4qjcU/qiLMu45aY="
+"sha256-rqECb7qmKLl6tsMS3xYI4HQSwpVU0b7QLM3cz40/G54="

@@ -214,11 +214,15 @@ in
         ] (lib.attrNames (builtins.readDir src));
         module = builtins.pathExists "${src}/go.mod";
         tests = lib.filter (lib.hasSuffix "_test.go") (files src);
+        packagesOfTests = builtins.pathExists "${src}/push/transport/transporttest";
+        embedded = builtins.pathExists "${src}/push/script/probe.sh";
       };
     expected = {
       other = [ ];
       module = true;
       tests = [ ];
+      packagesOfTests = false;
+      embedded = true;
     };
   };
 
@@ -267,31 +271,5 @@ in
   testTheReferenceOfOptionsIsTheOneInDocs = {
     expr = import ../options-doc.nix { inherit lib; } user.fleetConfigurations.default.options;
     expected = builtins.readFile ../../../docs/reference/options.md;
-  };
-
-  testEveryOptionHasADescription = {
-    expr =
-      let
-        inherit (user.fleetConfigurations.default) options;
-        isOption = value: value._type or null == "option";
-        walk =
-          path: value:
-          if isOption value then
-            lib.optional (!(value ? description)) path
-            ++ lib.concatLists (
-              lib.mapAttrsToList (name: walk "${path}.${name}") (
-                removeAttrs (value.type.getSubOptions [ ]) [
-                  "_freeformOptions"
-                  "_module"
-                ]
-              )
-            )
-          else if lib.isAttrs value then
-            lib.concatLists (lib.mapAttrsToList (name: walk "${path}.${name}") value)
-          else
-            [ ];
-      in
-      lib.concatLists (lib.mapAttrsToList walk (removeAttrs options [ "_module" ]));
-    expected = [ ];
   };
 }

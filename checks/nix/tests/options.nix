@@ -1,0 +1,121 @@
+# What every option must say of itself. The options are walked as modules declare them, with everything that a default could read replaced
+# by an error: what still has a value without defaultText is a literal.
+{
+  lib,
+  fleet,
+  flake-parts,
+  nixpkgs,
+  ...
+}:
+let
+  fleetLib = import ../../../flakeModule/lib { inherit lib; };
+
+  isOption = value: value._type or null == "option";
+
+  # All options below a set of options, with their paths; not what submodules declare.
+  walk =
+    path: value:
+    if isOption value then
+      [ { inherit path value; } ]
+    else if lib.isAttrs value then
+      lib.concatLists (
+        lib.mapAttrsToList (name: walk "${path}.${name}") (removeAttrs value [ "_module" ])
+      )
+    else
+      [ ];
+
+  read = what: throw "${what} was read";
+
+  # The special argument config takes the place of the configuration.
+  declared =
+    modules: specialArgs:
+    (lib.evalModules {
+      inherit modules;
+      specialArgs = {
+        fleetTypes = fleetLib.types;
+        fleetNames = fleetLib.names;
+        fleetChecks = fleetLib.checks;
+        config = read "config";
+      }
+      // specialArgs;
+    }).options;
+
+  ofFleet = walk "" (declared [ ../../../flakeModule/fleet ] { inputs = read "inputs"; });
+
+  ofHost = walk "hosts.<name>" (
+    declared [ ../../../flakeModule/fleet/host ] {
+      fleetNixpkgs = read "the fleet's nixpkgs";
+      name = read "name";
+    }
+  );
+
+  # The type of an entry of checks is not a module of its own file.
+  ofChecks = walk "checks.<name>" (
+    (lib.findFirst (option: option.path == ".checks") null ofFleet).value.type.getSubOptions [ ]
+  );
+
+  flakeOptions =
+    (flake-parts.lib.evalFlakeModule
+      {
+        inputs = {
+          inherit nixpkgs flake-parts fleet;
+          self.outPath = "/user";
+        };
+      }
+      {
+        systems = [ ];
+        imports = [ fleet.flakeModules.default ];
+      }
+    ).options;
+  ofFlake = walk "fleetConfigurations" flakeOptions.fleetConfigurations ++ walk "flake.fleetModules" (flakeOptions.flake.type.getSubOptions [ ]).fleetModules;
+
+  all = ofFleet ++ ofHost ++ ofChecks ++ ofFlake;
+
+  without = wanted: map (option: option.path) (lib.filter (option: !wanted option.value) all);
+
+  literal = value: (builtins.tryEval (builtins.deepSeq value null)).success;
+
+  # The type shows what such an option can be.
+  needsNoExample =
+    option:
+    option.readOnly or false
+    || option.internal or false
+    || lib.elem option.type.name [
+      "bool"
+      "enum"
+    ];
+in
+{
+  testAllOptionsAreSeen = {
+    expr = lib.subtractLists (map (option: option.path) all) [
+      ".hosts"
+      ".nixpkgs.buildUsing"
+      "hosts.<name>.deploy.address"
+      "hosts.<name>.network.internalIps"
+      "checks.<name>.assertion"
+      "fleetConfigurations"
+      "flake.fleetModules"
+    ];
+    expected = [ ];
+  };
+
+  testEveryOptionHasADescription = {
+    expr = without (option: lib.isString (option.description or null) && option.description != "");
+    expected = [ ];
+  };
+
+  testEveryOptionHasAType = {
+    expr = without (option: option.type.name or "unspecified" != "unspecified");
+    expected = [ ];
+  };
+
+  testADefaultThatIsNoLiteralHasAText = {
+    expr = without (option: option ? defaultText || !(option ? default) || literal option.default);
+    expected = [ ];
+  };
+
+  testEveryOptionHasAnExampleWhereItsTypeDoesNotTell = {
+    expr = without (option: option ? example || needsNoExample option);
+    expected = [ ];
+  };
+}
