@@ -16,6 +16,16 @@ let
   flakes = import ./flakes.nix { inherit libDir flakePartsDir; };
   inherit (flakes) lib flake-parts callFleet;
 
+  # Only evaluation: the lib that the module uses is the one under test, and NixOS brings its own.
+  realNixpkgs = {
+    _type = "flake";
+    outPath = toString nixpkgsDir;
+    lib = lib // {
+      nixosSystem = import (nixpkgsDir + "/nixos/lib/eval-config.nix");
+    };
+    legacyPackages.x86_64-linux = import nixpkgsDir { system = "x86_64-linux"; };
+  };
+
   tinyNixpkgs = import ./tiny-nixpkgs.nix { inherit lib; };
   nixpkgs = tinyNixpkgs "default";
   fleet = callFleet nixpkgs;
@@ -68,8 +78,13 @@ let
       fleet
       mkUser
       tinyNixpkgs
-      nixpkgsDir
       ;
+
+    # What examples are evaluated with: the stand-in's NixOS and, where a checkout is given, the real one. By what the names of tests end in.
+    wholeNixpkgs = {
+      "" = flakes.callFlake ../offline/nixpkgs { helper = ../offline/nixpkgs/helper-missing; };
+    }
+    // lib.optionalAttrs (nixpkgsDir != null) { OnRealNixos = realNixpkgs; };
 
     /**
       A user's flake with one fleet, and what it shows.

@@ -4,22 +4,10 @@
   callFlake,
   callFleet,
   flake-parts,
-  nixpkgsDir,
+  wholeNixpkgs,
   ...
 }:
 let
-  standIn = callFlake ../../offline/nixpkgs { helper = ../../offline/nixpkgs/helper-missing; };
-
-  # Only evaluation: the lib that the module uses is the one under test, and NixOS brings its own.
-  real = {
-    _type = "flake";
-    outPath = toString nixpkgsDir;
-    lib = lib // {
-      nixosSystem = import (nixpkgsDir + "/nixos/lib/eval-config.nix");
-    };
-    legacyPackages.x86_64-linux = import nixpkgsDir { system = "x86_64-linux"; };
-  };
-
   example =
     nixpkgs: name:
     let
@@ -127,13 +115,18 @@ let
       expr = (example nixpkgs "template").plan.hosts.host-1.deploy.address;
       expected = "192.0.2.1";
     };
+
+    EvaluatesItsSystem = {
+      expr = lib.hasSuffix ".drv" (example nixpkgs "template").hosts.host-1.record.system.drvPath;
+      expected = true;
+    };
   };
 
   named = prefix: lib.mapAttrs' (name: lib.nameValuePair "test${prefix}${name}");
 in
-named "Cluster" (clusterTests standIn)
-// named "Wireguard" (wireguardTests standIn)
-// named "Template" (templateTests standIn)
-// lib.optionalAttrs (nixpkgsDir != null) (
-  named "ClusterOnRealNixos" (clusterTests real) // named "WireguardOnRealNixos" (wireguardTests real)
-)
+lib.concatMapAttrs (
+  name: nixpkgs:
+  named "Cluster${name}" (clusterTests nixpkgs)
+  // named "Wireguard${name}" (wireguardTests nixpkgs)
+  // named "Template${name}" (templateTests nixpkgs)
+) wholeNixpkgs
