@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -238,6 +239,41 @@ func TestTempRootsAndIndirectRootsKeepPathsAlive(t *testing.T) {
 		store.Nix("--gc")
 		if _, err := os.Lstat(store.RealPath(top.Path)); !errors.Is(err, os.ErrNotExist) {
 			t.Error("the path outlived its roots:", err)
+		}
+	})
+}
+
+func TestDeletePathTakesOnlyWhatNothingNeeds(t *testing.T) {
+	eachWay(t, func(t *testing.T, store *storetest.Store, c *daemon.Conn) {
+		base, _, _, top := store.Diamond(c)
+		if err := c.Close(); err != nil { // and with it the temporary roots of what was just added
+			t.Fatal(err)
+		}
+		c = store.Connect()
+		var refused *daemon.Error
+		if _, err := c.DeletePath(t.Context(), base.Path); !errors.As(err, &refused) {
+			t.Errorf("a path that others refer to: %v", err)
+		}
+		var err error
+		for range 50 { // the first daemon may still be ending
+			if _, err = c.DeletePath(t.Context(), top.Path); err == nil {
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		if _, statErr := os.Lstat(store.RealPath(top.Path)); err != nil || !errors.Is(statErr, os.ErrNotExist) {
+			t.Errorf("deleted: %v, and the path is there: %v", err, statErr)
+		}
+		unfinished, _ := storetest.Prepare(t, storetest.Text{Name: "unfinished"})
+		if err := os.WriteFile(store.RealPath(unfinished.Path), make([]byte, 1<<16), 0o444); err != nil {
+			t.Fatal(err)
+		}
+		if freed, err := c.DeletePath(t.Context(), unfinished.Path); err != nil || freed < 1<<16 {
+			t.Errorf("what an import left: freed %d, %v", freed, err)
+		}
+		absent, _ := storetest.Prepare(t, storetest.Text{Name: "absent"})
+		if _, err := c.DeletePath(t.Context(), absent.Path); err != nil {
+			t.Errorf("a path that is not there: %v", err)
 		}
 	})
 }

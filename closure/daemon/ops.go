@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 
 	"fleet/closure/nar"
@@ -15,6 +16,7 @@ const (
 	opEnsurePath            = 10
 	opAddTempRoot           = 11
 	opAddIndirectRoot       = 12
+	opCollectGarbage        = 20
 	opQueryPathInfo         = 26
 	opQueryPathFromHashPart = 29
 	opQueryValidPaths       = 31
@@ -166,6 +168,37 @@ func (c *Conn) EnsurePath(ctx context.Context, path storepath.Path) error {
 		return fmt.Errorf("ensure path %q: %w", path, err)
 	}
 	return nil
+}
+
+// gcDeleteSpecific asks a garbage collection for exactly the named paths (libstore/gc-store.hh, GCOptions).
+const gcDeleteSpecific = 3
+
+// DeletePath removes a path that nothing needs: one that nobody roots or refers to, or what an import that did not end has left
+// at its place. It returns how many bytes became free. A path that is in use is an [*Error].
+func (c *Conn) DeletePath(ctx context.Context, path storepath.Path) (freed uint64, err error) {
+	err = c.call(ctx, 1, func(_ int, e encoder) {
+		e.number(opCollectGarbage)
+		e.number(gcDeleteSpecific)
+		e.paths([]storepath.Path{path})
+		e.flag(false)           // what is in use stays
+		e.number(math.MaxInt64) // no bound on what is freed
+		for range 3 {
+			e.number(0) // of older versions
+		}
+	}, func(_ int, d decoder) error {
+		if _, err := d.texts(); err != nil {
+			return err
+		}
+		if freed, err = d.number(); err != nil {
+			return err
+		}
+		_, err := d.number()
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("delete path %q: %w", path, err)
+	}
+	return freed, nil
 }
 
 // AddSignatures adds signatures ("name:base64") to a valid path.

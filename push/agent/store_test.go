@@ -462,6 +462,13 @@ func TestAFullStoreIsNamed(t *testing.T) {
 	if e, ok := errors.AsType[*proto.Error](err); !ok || e.Code != proto.CodeStoreFull || !strings.Contains(e.Remedy, "nix-collect-garbage") {
 		t.Errorf("got %v", err)
 	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	if free := st.Bavail * uint64(st.Bsize); free < 1<<20 {
+		t.Errorf("the path that did not fit still fills the store: %d bytes are free", free)
+	}
 }
 
 func TestAnUntrustedUserIsToldWhatToConfigure(t *testing.T) {

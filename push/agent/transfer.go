@@ -43,10 +43,19 @@ func (s *session) importPaths(ctx context.Context, stream io.ReadWriter) (proto.
 	if err != nil {
 		return proto.ImportResult{}, err
 	}
-	defer s.giveBack(conn)
+	im := &importer{session: s, conn: conn, acks: json.NewEncoder(stream), sent: make(chan sentPath, maxPending)}
+	err = im.run(ctx, reader)
+	s.giveBack(conn)
+	if proto.CodeOf(err) == proto.CodeStoreFull {
+		s.clearUnfinished(ctx, im.begun[im.result.Paths:])
+	}
+	return im.result, err
+}
+
+// run sends and acknowledges beside each other, until the stream ends or a path fails.
+func (im *importer) run(ctx context.Context, reader *proto.ImportReader) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	im := &importer{session: s, conn: conn, acks: json.NewEncoder(stream), sent: make(chan sentPath, maxPending)}
 	acked := make(chan error, 1)
 	go func() {
 		err := im.acknowledge(ctx)
@@ -58,9 +67,9 @@ func (s *session) importPaths(ctx context.Context, stream io.ReadWriter) (proto.
 	ackErr := <-acked
 	// What the daemon said about a path explains more than the end of reading that follows from it.
 	if ackErr != nil {
-		return im.result, ackErr
+		return ackErr
 	}
-	return im.result, sendErr
+	return sendErr
 }
 
 type importer struct {
@@ -68,7 +77,9 @@ type importer struct {
 	conn    *daemon.Conn
 	acks    *json.Encoder
 	sent    chan sentPath
-	result  proto.ImportResult
+	// begun are the paths that the daemon has heard of, in order; the first result.Paths of them are registered.
+	begun  []storepath.Path
+	result proto.ImportResult
 	// buf holds one NAR after the other.
 	buf bytes.Buffer
 }
@@ -99,6 +110,7 @@ func (im *importer) send(ctx context.Context, reader *proto.ImportReader) error 
 		if err := im.session.protectNew(ctx, info.Path); err != nil {
 			return err
 		}
+		im.begun = append(im.begun, info.Path)
 		pending, err := im.add(ctx, info, body)
 		if err != nil {
 			return err
