@@ -59,7 +59,7 @@ func (b *bootstrap) start(ctx context.Context) (agentRef, error) {
 	if err := b.probe(ctx); err != nil {
 		return agentRef{}, err
 	}
-	if b.found.Helper == helperMissing {
+	if !b.found.HelperThere {
 		if err := b.send(ctx); err != nil {
 			return agentRef{}, err
 		}

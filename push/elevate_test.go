@@ -283,7 +283,9 @@ func TestCancelAtAnyMomentLeavesNoProcessOnTheHost(t *testing.T) {
 		s, err := c.Connect(ctx, h.spec("free"))
 		cancel()
 		if err == nil {
-			err = s.Close()
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
 		} else if !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("step %d: %v", step, err)
 		}

@@ -23,15 +23,6 @@ const maxProbe = 64 << 10
 // maxValue bounds one answer, in bytes.
 const maxValue = 255
 
-// helperState is what the probe sees of the helper's store path.
-type helperState string
-
-const (
-	helperMissing helperState = "missing"
-	// helperThere: the file exists; whether Nix has registered it is not known yet.
-	helperThere helperState = "there"
-)
-
 // probeResult is a host's checked answer to the probe. Every field is what an unprivileged and perhaps hostile
 // host claims: it chooses what we do, and nothing of it is used as a command without the checks in parseProbe.
 type probeResult struct {
@@ -44,7 +35,8 @@ type probeResult struct {
 	// Daemon says whether there is a daemon socket that the user may write to: "yes", "denied", "no".
 	Daemon  string
 	Systemd bool
-	Helper  helperState
+	// HelperThere says whether the helper's executable is there; whether Nix has registered it is not known yet.
+	HelperThere bool
 	// Tools are absolute paths of sudo, doas, run0, gzip; a missing tool has none.
 	Tools map[string]string
 }
@@ -64,7 +56,7 @@ func parseProbe(marker, output string) (probeResult, error) {
 	r := probeResult{
 		User: values["user"], OS: values["os"], Machine: values["machine"], Daemon: values["daemon"],
 		Store: values["store"] == "yes", State: values["state"] == "yes", Systemd: values["systemd"] == "yes",
-		Helper: helperState(values["helper"]), Tools: map[string]string{},
+		HelperThere: values["helper"] == "there", Tools: map[string]string{},
 	}
 	uid, err := strconv.ParseUint(values["uid"], 10, 32)
 	if err != nil {

@@ -37,7 +37,7 @@ func TestProbeIsReadThroughALoginShellsNoise(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := probeResult{
-		UID: 1000, User: "ann", OS: "Linux", Machine: "x86_64", Store: true, State: true, Daemon: "yes", Systemd: true, Helper: helperMissing,
+		UID: 1000, User: "ann", OS: "Linux", Machine: "x86_64", Store: true, State: true, Daemon: "yes", Systemd: true,
 		Tools: map[string]string{"sudo": "/run/wrappers/bin/sudo", "run0": "/usr/bin/run0", "gzip": "/bin/gzip"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -103,7 +103,7 @@ func TestProbeScriptAnswersHere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.User != me.Username || got.OS != "Linux" || got.Helper != helperMissing {
+	if got.User != me.Username || got.OS != "Linux" || got.HelperThere {
 		t.Errorf("%+v", got)
 	}
 }

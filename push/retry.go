@@ -52,7 +52,7 @@ func (r Retry) do(ctx context.Context, attempt func(context.Context) error, agai
 	r = r.withDefaults()
 	ctx, cancel := context.WithTimeoutCause(ctx, r.Total, context.DeadlineExceeded)
 	defer cancel()
-	var err error = context.Canceled
+	err := context.Canceled
 	for n := 0; n < r.Tries; n++ {
 		select {
 		case <-ctx.Done():

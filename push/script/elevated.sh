@@ -1,3 +1,4 @@
+#!/bin/sh
 # Makes the helper valid and starts the agent. Runs as root, or as the login user where nothing elevates it.
 # Arguments: the marker, the helper's store path, the folder of its export (-: none was sent), the export's size
 # and SHA-256, "solo" where the export holds one path alone, and then the agent's command line.

@@ -1,3 +1,4 @@
+#!/bin/sh
 # Looks at a host as the login user and changes nothing. Read by /bin/sh from its standard input, after two lines
 # that set marker (random) and helper (a store path). Every line of the answer begins with the marker, so that what
 # login shells print of themselves is told apart. Runs on NixOS and Debian; no child may read the standard input.

@@ -1,3 +1,4 @@
+#!/bin/sh
 # Takes the helper's export from the standard input into a fresh folder of the login user. Arguments: the marker,
 # the number of bytes on the wire, the number of bytes of the export, and gzip or cat.
 # The folder lives as long as this channel: when our end closes it, or the connection breaks, it is gone.

@@ -1,3 +1,4 @@
+#!/bin/sh
 # A host for the tests of package push: an sshd in namespaces of its own, with a private /nix, /etc, /home, /run, /tmp and
 # private users, so that nothing of the machine is changed and missing paths are really missing. Run by
 # unshare -m -p -f --kill-child --mount-proc, as root. Arguments: the lab's folder (with host_key and authorized_keys), the
