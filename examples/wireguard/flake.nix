@@ -22,10 +22,14 @@
 
       fleetConfigurations.default =
         { lib, ... }:
+        let
+          # As `import ./mesh.nix` would, but errors name that file.
+          mesh = inputs.flake-parts.lib.importApply ./mesh.nix;
+        in
         {
           imports = [
             # The same module twice: each import is a mesh of its own.
-            (import ./mesh.nix {
+            (mesh {
               interface = "wg-all";
               port = 51820;
               members = [
@@ -34,7 +38,7 @@
                 "tokyo"
               ];
             })
-            (import ./mesh.nix {
+            (mesh {
               interface = "wg-backup";
               port = 51821;
               members = [

@@ -104,6 +104,16 @@ let
       };
     };
 
+    ErrorsNameTheFileOfTheModule = {
+      expr = lib.unique (
+        map (d: baseNameOf d.file) (example nixpkgs "wireguard").options.hostDefaults.definitionsWithLocations
+      );
+      expected = [
+        "mesh.nix"
+        "flake.nix, via option fleetConfigurations.default"
+      ];
+    };
+
     EvaluatesItsSystem = {
       expr = lib.hasSuffix ".drv" (example nixpkgs "wireguard").hosts.berlin.record.system.drvPath;
       expected = true;
