@@ -4,6 +4,7 @@ package cluster
 
 import (
 	"context"
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -35,14 +36,44 @@ func TestSwitchDeploysEveryHostAndASecondRunChangesNothing(t *testing.T) {
 		}
 	}
 	before := logins(t)
-	second := p.deploy("switch").want(0, "unchanged")
+	second := p.deploy("switch", "--json").want(0, "unchanged")
 	after := logins(t)
 	for name := range shared.hosts {
 		if n := after[name] - before[name]; n > 2 {
 			t.Errorf("a run that changes nothing made %d SSH connections to %s, want at most 2", n, name)
 		}
 	}
-	t.Logf("a run that changes nothing took %s, evaluation included", second.took.Round(10*time.Millisecond))
+	evaluation := second.evaluation()
+	t.Logf("a run that changes nothing took %s, %s of it evaluation", second.took.Round(10*time.Millisecond), evaluation.Round(10*time.Millisecond))
+	if rest := second.took - evaluation; rest > 3*time.Second {
+		t.Errorf("a run that changes nothing took %s after evaluation, want less than 3 s", rest)
+	}
+}
+
+// evaluation is how long Nix evaluated in a run with --json: the plan, and the slowest of the hosts, which go beside each other.
+func (r result) evaluation() time.Duration {
+	r.t.Helper()
+	var plan, slowest float64
+	for line := range strings.Lines(r.stdout) {
+		var event struct {
+			Type    string
+			Step    string
+			Seconds float64
+		}
+		if err := json.Unmarshal([]byte(line), &event); err != nil {
+			r.t.Fatalf("%v in %s", err, line)
+		}
+		switch event.Step {
+		case "plan":
+			plan = event.Seconds
+		case "evaluate":
+			slowest = max(slowest, event.Seconds)
+		}
+	}
+	if plan == 0 || slowest == 0 {
+		r.t.Fatalf("no evaluation in\n%s", r.stdout)
+	}
+	return time.Duration((plan + slowest) * float64(time.Second))
 }
 
 // logins counts the SSH logins that each host has seen.

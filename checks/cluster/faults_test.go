@@ -71,7 +71,7 @@ func TestAHostKeyIsNeverTrustedSilently(t *testing.T) {
 	hosts := map[string]hostSpec{"fresh": {Content: "pinned", Deploy: map[string]any{"address": h.Spec.Address}}}
 	p := newProject(t, hosts)
 	p.deploy("switch").want(3, "fresh", "SHA256:", "--accept-new-host-keys")
-	p.deploy("switch", "--accept-new-host-keys").want(0)
+	p.deploy("switch", "--accept-new-host-keys").want(0, "commit these files", "fleet-state/default/hosts/fresh.json")
 	if state := p.sh(`cat "$1"/fleet-state/default/hosts/fresh.json`); !strings.Contains(state, "ssh-ed25519") || !strings.Contains(state, "accepted") {
 		t.Errorf("the key was not pinned: %s", state)
 	}
