@@ -38,6 +38,7 @@ check-race:
 check-nix: build
 	checks/offline/tests/run
 	checks/nix/run
+	checks/nix/commands
 	checks/nix/vendor-hash
 
 check-cluster: build

@@ -1,7 +1,8 @@
 /**
   What `nix flake check` runs for fleet's own flake.
 
-  The tests of error texts are not among them, since an evaluation cannot read the error of another; `checks/nix/run` runs those too. Nor
+  The tests of error texts are not among them, since an evaluation cannot read the error of another, nor those that read what they have put
+  into the store; `checks/nix/run` runs those too. Nor
   are the tests of the program: `make check` runs them.
 
   Type:   { inputs, lib, pkgs, self, system } -> { <check> = Derivation }

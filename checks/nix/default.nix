@@ -80,6 +80,10 @@ let
       tinyNixpkgs
       ;
 
+    # Whether a test can read what the evaluation has just put into the store: not in `nix flake check`, which may put nothing there
+    # (--no-build), or may not read it (pure).
+    canReadTheStore = builtins ? currentSystem;
+
     # What examples are evaluated with: the stand-in's NixOS and, where a checkout is given, the real one. By what the names of tests end in.
     wholeNixpkgs = {
       "" = flakes.callFlake ../offline/nixpkgs { helper = ../offline/nixpkgs/helper-missing; };

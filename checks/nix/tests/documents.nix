@@ -2,6 +2,7 @@
 {
   lib,
   callFlakeText,
+  canReadTheStore,
   callFleet,
   flake-parts,
   wholeNixpkgs,
@@ -85,6 +86,8 @@ let
       };
     };
 in
-lib.concatMapAttrs (
-  name: nixpkgs: lib.mapAttrs' (test: lib.nameValuePair "test${test}${name}") (tests nixpkgs)
-) wholeNixpkgs
+lib.optionalAttrs canReadTheStore (
+  lib.concatMapAttrs (
+    name: nixpkgs: lib.mapAttrs' (test: lib.nameValuePair "test${test}${name}") (tests nixpkgs)
+  ) wholeNixpkgs
+)

@@ -13,6 +13,8 @@ let
 in
 derivationOf {
   inherit name pname version helper;
+  # So that another source is another package, as with the real one.
+  inherit (attrs) src;
   inherit (lib.recursiveUpdate { meta = { }; passthru = { }; } attrs) meta passthru;
   buildCommand = ''
     refuse() { echo "stand-in of buildGoModule, ${name}: $*" >&2; exit 1; }
