@@ -117,28 +117,43 @@ type PathInfo struct {
 	CA         string   `json:"ca,omitempty"`
 }
 
+// MissingRequest names the closure that is about to be pushed.
 type MissingRequest struct {
 	Paths []string `json:"paths"`
 }
+
+// MissingResult names those of the asked paths that are not valid on the host.
 type MissingResult struct {
 	Missing []string `json:"missing"`
 }
+
+// SubstituteRequest names paths that the host may fetch from its own substituters.
 type SubstituteRequest struct {
 	Paths []string `json:"paths"`
 }
+
+// ImportAck says that a path is registered and protected.
 type ImportAck struct {
 	Path string `json:"path"`
 }
+
+// ImportResult counts what was transferred: paths, and the bytes of their NARs.
 type ImportResult struct {
 	Paths uint64 `json:"paths"`
 	Bytes uint64 `json:"bytes"`
 }
+
+// ExportRequest names valid paths of the host that are sent to the operator; their references are not added.
 type ExportRequest struct {
 	Paths []string `json:"paths"`
 }
+
+// ClosureRequest names valid paths whose closure is asked for.
 type ClosureRequest struct {
 	Roots []string `json:"roots"`
 }
+
+// ClosureResult lists a closure, references before what refers to them.
 type ClosureResult struct {
 	Paths []PathInfo `json:"paths"`
 }
@@ -148,9 +163,13 @@ type RootRequest struct {
 	Name string `json:"name"`
 	Path string `json:"path"`
 }
+
+// BuildRequest names a derivation that is valid on the host; all of its outputs are built.
 type BuildRequest struct {
 	Drv string `json:"drv"`
 }
+
+// BuildResult lists the store paths of the outputs.
 type BuildResult struct {
 	Outputs []string `json:"outputs"`
 }
@@ -177,14 +196,20 @@ type BeginRequest struct {
 	// SwitchTimeoutSeconds bounds switch-to-configuration; 0 means 15 minutes.
 	SwitchTimeoutSeconds int `json:"switchTimeoutSeconds,omitempty"`
 }
+
+// BeginResult names the transaction that was opened; it holds the lock of the host.
 type BeginResult struct {
 	Txn string `json:"txn"`
 }
+
+// AttachRequest asks for the log of a transaction, from an offset on.
 type AttachRequest struct {
 	Txn string `json:"txn"`
 	// Offset is the number of log bytes that were received already.
 	Offset uint64 `json:"offset,omitempty"`
 }
+
+// TxnRequest names a transaction; an empty name means the newest one.
 type TxnRequest struct {
 	Txn string `json:"txn,omitempty"`
 }
