@@ -70,7 +70,10 @@ let
       inherit inputs self;
       inputs' = forAnySystem "inputs'" inputs inputsFor;
       self' = forAnySystem "self'" transposition (system: perInput system self);
-      fleetName = name;
+      pkgs = throw ''
+        pkgs was asked for in a fleet module, but a fleet has hosts of several systems, and no packages of its own.
+        Take pkgs as an argument of a NixOS module of the fleet: nixos = { pkgs, ... }: { … }; or write inputs.nixpkgs.legacyPackages.x86_64-linux.
+      '';
       fleetLib = fleetLib.public;
       fleetTypes = fleetLib.types;
       fleetNames = fleetLib.names;

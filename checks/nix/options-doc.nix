@@ -1,5 +1,5 @@
 /**
-  The reference of the options of a fleet, as Markdown, from the options themselves.
+  The reference of the options of a fleet and of fleetLib, as Markdown, from the options and from the comments of the functions.
 
   Type:   { lib } -> Options -> String
   Inputs: nixpkgs' lib; what fleetConfigurations.<name>.options holds
@@ -94,8 +94,30 @@ let
     + "Type: ${kind value.type}${optionalString (value.readOnly or false) " (read only)"}\n\n"
     + field "Default" value "defaultText" "default"
     + field "Example" value "example" "example";
+  # The comment before a function, and the name after it.
+  function =
+    text:
+    let
+      parts = lib.splitString "  */\n" text;
+      comment = lib.replaceStrings [ "\n    " ] [ "\n" ] "\n${removeSuffix "\n" (lib.head parts)}";
+      paragraphs = lib.splitString "\n\n" comment;
+      name = lib.last (builtins.match " *(inherit )?([A-Za-z]+).*" (lib.elemAt parts 1));
+    in
+    "## fleetLib.${name}\n${lib.head paragraphs}\n\n```\n${lib.concatStringsSep "\n\n" (lib.tail paragraphs)}\n```\n\n";
+
+  functions = lib.tail (
+    lib.splitString "  /**\n" (builtins.readFile ../../flakeModule/lib/public.nix)
+  );
+
+  intro = ''
+    What can be said below `fleetConfigurations.<name>`. This page is generated: `checks/nix/run --update` writes it.
+
+    Modules of a fleet are what is in its `imports`. Beside `config`, `options` and `lib` they get `fleetLib` (below), `inputs`, `self`, and as
+    functions from a system `inputs'` and `self'`: `(inputs' "x86_64-linux").nixpkgs`. Modules of hosts are in `nixos`, which says what they get.
+  '';
 in
 options:
-"# Options of a fleet\n\n"
-+ "What can be said below `fleetConfigurations.<name>`. This page is generated: `checks/nix/run --update` writes it.\n\n"
-+ removeSuffix "\n" (lib.concatMapStrings render (walkAll [ ] options))
+"# Options of a fleet\n\n${intro}\n"
++ lib.concatMapStrings render (walkAll [ ] options)
++ "# fleetLib\n\nFunctions for modules of fleets and of hosts.\n\n"
++ removeSuffix "\n" (lib.concatMapStrings function functions)

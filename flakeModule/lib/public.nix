@@ -63,7 +63,7 @@ in
   externalIp = firstOf "externalIps";
 
   /**
-    Modules for several hosts at once: the same value for each name.
+    Entries for several hosts at once: what the function makes of each name.
 
     Type:   [String] -> (String -> a) -> { <name> = a }
     Example: { hosts = forHosts [ "a" "b" ] (name: { tags = [ "db" ]; }); }

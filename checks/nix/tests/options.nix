@@ -86,6 +86,13 @@ let
     ];
 in
 {
+  testEveryFunctionIsInTheReference = {
+    expr = lib.filter (
+      name: !lib.hasInfix "\n## fleetLib.${name}\n" (builtins.readFile ../../../docs/reference/options.md)
+    ) (lib.attrNames fleetLib.public);
+    expected = [ ];
+  };
+
   testAllOptionsAreSeen = {
     expr = lib.subtractLists (map (option: option.path) all) [
       ".hosts"

@@ -389,6 +389,74 @@ in
     };
   };
 
+  testPackagesInFleetModulesNamesTheRemedy = {
+    expr = (mkFleet ({ pkgs, ... }: { warnings = [ pkgs.hello.name ]; })).plan;
+    expectedError = {
+      type = "ThrownError";
+      msg = "nixos = \\{ pkgs, \\.\\.\\. \\}:";
+    };
+  };
+
+  testTheSelfOfASystemInFleetModulesKnowsAllOutputs = {
+    expr = (mkFleet ({ self', ... }: { warnings = [ self'.devShells ]; })).plan;
+    expectedError = {
+      type = "ThrownError";
+      msg = "Write \\(self' \"x86_64-linux\"\\)\\.devShells";
+    };
+  };
+
+  testAMistakeInAModuleNamesItsFile = {
+    expr =
+      (mkFleet {
+        nixos = ../fixtures/mistake.nix;
+        hosts.a.system = x86;
+      }).hosts.a.record;
+    expectedError = {
+      type = "ThrownError";
+      msg = "fixtures/mistake\\.nix'";
+    };
+  };
+
+  testAMistakeInAnEntryNamesItsOption = {
+    expr =
+      (mkFleet {
+        hosts.a = {
+          system = x86;
+          nixos.netwroking.hostName = "b";
+        };
+      }).hosts.a.record;
+    expectedError = {
+      type = "ThrownError";
+      msg = "via option fleetConfigurations\\.default\\.hosts\\.a\\.nixos";
+    };
+  };
+
+  testAModuleOfAllHostsCanBeDisabledForOne = {
+    expr = notes (mkFleet {
+      nixos = ../fixtures/note.nix;
+      hosts.a.system = x86;
+      hosts.b = {
+        system = x86;
+        nixos.disabledModules = [ ../fixtures/note.nix ];
+      };
+    });
+    expected = {
+      a.fixture = "yes";
+      b = { };
+    };
+  };
+
+  testAModuleThatIsGivenTwiceCountsOnce = {
+    expr = notes (mkFleet {
+      nixos = ../fixtures/option.nix;
+      hosts.a = {
+        system = x86;
+        nixos = ../fixtures/option.nix;
+      };
+    });
+    expected.a = { };
+  };
+
   testAModuleOfAnotherClassIsRefused = {
     expr = (mkFleet { imports = [ { _class = "nixos"; } ]; }).plan;
     expectedError = {
