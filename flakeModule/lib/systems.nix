@@ -55,7 +55,6 @@ in
           nixpkgs =
             checked "fleetConfigurations.${fleet}.hosts.${name}.nixpkgs.buildUsing"
               host.nixpkgs.buildUsing;
-          overlays = config.nixpkgs.overlays ++ host.nixpkgs.overlays;
         in
         nixpkgs.lib.nixosSystem {
           inherit (host) system;
@@ -71,8 +70,7 @@ in
             {
               _file = ./systems.nix;
               key = "${toString ./systems.nix}#overlays";
-              # Without overlays it says nothing, since a NixOS whose packages are given (readOnlyPkgs) refuses any.
-              nixpkgs.overlays = lib.mkIf (overlays != [ ]) overlays;
+              nixpkgs.overlays = config.nixpkgs.overlays ++ host.nixpkgs.overlays;
             }
             config.nixos
             host.nixos

@@ -51,14 +51,6 @@ in
     };
   };
 
-  # A NixOS whose packages are given refuses to be told of overlays.
-  testWithoutOverlaysNothingIsSaidOfThem = {
-    expr =
-      (mkFleet { hosts.a.system = x86; }).hosts.a.nixos.options.nixpkgs.overlays.highestPrio
-      == (lib.mkOptionDefault null).priority;
-    expected = true;
-  };
-
   testAPackageSetIsNoNixpkgsFlake = {
     expr =
       (mkFleet {
