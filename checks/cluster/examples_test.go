@@ -39,3 +39,12 @@ func TestTheTemplateEvaluates(t *testing.T) {
 	p := example(t, "template")
 	p.run("nix", "run", ".#fleet", "--", "hosts").want(0)
 }
+
+// `make check` runs the evaluation tests with Debian 12's Nix; here they run with the one that operators have.
+func TestTheEvaluationTestsPassWithTheNewerNix(t *testing.T) {
+	for _, script := range []string{"run", "commands"} {
+		if _, err := shared.operator.Sh(t.Context(), "/src/fleet/checks/nix/"+script); err != nil {
+			t.Errorf("checks/nix/%s: %v", script, err)
+		}
+	}
+}
