@@ -149,7 +149,7 @@ func (h *Host) Command(ctx context.Context, argv ...string) (*exec.Cmd, error) {
 	if pid == 0 {
 		return nil, fmt.Errorf("host %q is down", h.Name)
 	}
-	args := append([]string{"--target", strconv.Itoa(pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--wdns=/root", "--",
+	args := append([]string{"--target", strconv.Itoa(pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wdns=/root", "--",
 		"env", "-i", "PATH=/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "USER=root",
 		"LANG=C.UTF-8", "TERM=" + cmpOr(os.Getenv("TERM"), "dumb")}, argv...)
 	return exec.CommandContext(ctx, "nsenter", args...), nil
