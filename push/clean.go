@@ -8,6 +8,8 @@ import (
 const (
 	// maxUnits and maxUnitLines bound what a host tells of failed units.
 	maxUnits, maxUnitLines = 64, 50
+	// maxSteps bounds the steps that a host calls unfinished.
+	maxSteps = 8
 )
 
 // cleanInfo makes what a host says of itself fit to be shown and compared.
@@ -17,6 +19,11 @@ func cleanInfo(info proto.HostInfo) proto.HostInfo {
 		*toplevel = cleanToplevel(*toplevel)
 	}
 	info.Lock = cleanHolder(info.Lock)
+	var unfinished []string
+	for _, step := range info.Unfinished[:min(len(info.Unfinished), maxSteps)] {
+		unfinished = append(unfinished, oneLine(step))
+	}
+	info.Unfinished = unfinished
 	return info
 }
 

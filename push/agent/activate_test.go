@@ -304,6 +304,46 @@ func TestAfterFailedUnitsTheTestIsRunAgain(t *testing.T) {
 	a.expect("test nixos-system-one", "boot nixos-system-one")
 }
 
+func TestAStepThatFailedLastTimeIsDoneAgain(t *testing.T) {
+	for step, hook := range map[string]string{
+		"test": "ln -sfn $me RUN/current-system; exit 4",
+		// As install-grub does: the menu is written, then the installation fails.
+		"boot": "mkdir -p BOOT/loader/entries; printf 'options init=%s/init\\n' $me >BOOT/loader/entries/nixos-new.conf; " +
+			"echo 'default nixos-new.conf' >BOOT/loader/loader.conf; exit 1",
+	} {
+		t.Run(step, func(t *testing.T) {
+			a := newActivation(t)
+			one := toplevel(t, a.host, "one")
+			a.hook(step, strings.NewReplacer("RUN", a.host.Run, "BOOT", a.host.Boot[0]).Replace(hook))
+			action := proto.Action(step)
+			if st := a.do(action, one); st.State != proto.TxnFailed || st.Step != step {
+				t.Fatalf("%+v", st)
+			}
+			a.expect(step + " nixos-system-one")
+			unfinished := func() []string {
+				var info proto.HostInfo
+				if err := a.client.Call(t.Context(), proto.MethodInfo, nil, &info); err != nil {
+					t.Fatal(err)
+				}
+				return info.Unfinished
+			}
+			if got := unfinished(); !cmp.Equal(got, []string{step}) {
+				t.Errorf("unfinished: %q", got)
+			}
+			a.unhook(step)
+			if st := a.do(action, one); st.State != proto.TxnCommitted {
+				t.Errorf("%+v", st)
+			}
+			a.expect(step + " nixos-system-one")
+			if got := unfinished(); len(got) != 0 {
+				t.Errorf("unfinished at last: %q", got)
+			}
+			a.do(action, one)
+			a.expect()
+		})
+	}
+}
+
 func TestASlowSwitchIsEnded(t *testing.T) {
 	a := newActivation(t)
 	one := toplevel(t, a.host, "one")

@@ -23,6 +23,7 @@ const (
 
 // steps does what the action promises, and leaves out what is so already.
 func (w *worker) steps(ctx context.Context) error {
+	w.undone = w.host.undone(w.req.Txn)
 	switch w.req.Action {
 	case proto.ActionDryActivate:
 		if err := w.enter(proto.TxnSwitching, stepDry); err != nil {
@@ -46,7 +47,7 @@ func (w *worker) test(ctx context.Context) error {
 	if err := w.enter(proto.TxnSwitching, stepTest); err != nil {
 		return err
 	}
-	if w.host.systems().current == w.target && !w.failedLastTime() {
+	if w.host.systems().current == w.target && !slices.Contains(w.undone, stepTest) {
 		w.log.say("%s runs already", w.target)
 		return nil
 	}
@@ -64,27 +65,6 @@ func (w *worker) test(ctx context.Context) error {
 	return nil
 }
 
-// failedLastTime says whether the last activation failed half-way, whatever its target was. Then the target may be the current
-// system and still not run as it should: the link is set even when units fail.
-func (w *worker) failedLastTime() bool {
-	ids, err := w.host.transactions()
-	if err != nil {
-		return true
-	}
-	slices.Reverse(ids)
-	for _, id := range ids {
-		st, err := w.host.status(id)
-		if id == w.req.Txn || err != nil || (st.Action != proto.ActionSwitch && st.Action != proto.ActionTest) || !st.State.Done() {
-			continue
-		}
-		if st.Step == stepLock {
-			continue // it never began
-		}
-		return st.State == proto.TxnFailed && st.Step == stepTest
-	}
-	return false
-}
-
 // makeDefault makes the toplevel the profile's and the boot loader's default, and looks whether it is.
 func (w *worker) makeDefault(ctx context.Context) error {
 	moved := false
@@ -99,7 +79,7 @@ func (w *worker) makeDefault(ctx context.Context) error {
 		moved = true
 	}
 	// A new generation has no boot entry yet, even where its system is the default already.
-	if moved || w.host.systems().boot.Toplevel != w.toplevel {
+	if moved || w.host.systems().boot.Toplevel != w.toplevel || slices.Contains(w.undone, stepBoot) {
 		if err := w.enter(proto.TxnCommitting, stepBoot); err != nil {
 			return err
 		}

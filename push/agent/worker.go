@@ -26,6 +26,8 @@ type worker struct {
 	log  *switchWriter
 	// target is the system that is to run: the toplevel, or the specialisation.
 	toplevel, target storepath.Path
+	// undone are the steps that have to be done although the host looks as if they were.
+	undone []string
 	// failedBefore are the units that had failed before anything was done.
 	failedBefore []string
 }

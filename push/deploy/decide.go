@@ -49,8 +49,8 @@ type target struct {
 
 // unchanged says whether the host is already as action would leave it. A running specialisation that is not known counts as changed.
 func unchanged(action Action, info proto.HostInfo, want target) bool {
-	runs := want.activated != "" && info.Current == want.activated
-	boots := info.Profile == want.toplevel && info.BootDefault == want.toplevel
+	runs := want.activated != "" && info.Current == want.activated && !slices.Contains(info.Unfinished, "test")
+	boots := info.Profile == want.toplevel && info.BootDefault == want.toplevel && !slices.Contains(info.Unfinished, "boot")
 	switch action {
 	case ActionSwitch:
 		return runs && boots

@@ -30,6 +30,10 @@ func TestUnchangedMeansAllThatTheActionPromises(t *testing.T) {
 		"test: boots it, runs another":                      {ActionTest, proto.HostInfo{Current: old, Profile: top, BootDefault: top}, plain, false},
 		"boot: boots it, runs another":                      {ActionBoot, proto.HostInfo{Current: old, Profile: top, BootDefault: top}, plain, true},
 		"boot: runs it, boots another":                      {ActionBoot, proto.HostInfo{Current: top, Profile: top, BootDefault: old}, plain, false},
+		"switch: the test failed last time":                 {ActionSwitch, unfinished(all, "test"), plain, false},
+		"switch: the boot loader failed last time":          {ActionSwitch, unfinished(all, "boot"), plain, false},
+		"test: the boot loader failed last time":            {ActionTest, unfinished(all, "boot"), plain, true},
+		"boot: the boot loader failed last time":            {ActionBoot, unfinished(all, "boot"), plain, false},
 		"dry-activate always runs":                          {ActionDryActivate, all, plain, false},
 		"push always runs":                                  {ActionPush, all, plain, false},
 		"build always runs":                                 {ActionBuild, all, plain, false},
@@ -43,6 +47,11 @@ func TestUnchangedMeansAllThatTheActionPromises(t *testing.T) {
 			}
 		})
 	}
+}
+
+func unfinished(info proto.HostInfo, steps ...string) proto.HostInfo {
+	info.Unfinished = steps
+	return info
 }
 
 func TestAFinishedTransactionIsJudged(t *testing.T) {

@@ -94,6 +94,9 @@ type HostInfo struct {
 	StoreFree uint64 `json:"storeFree"`
 	// Lock is who holds the host's lock, nil where nobody does.
 	Lock *LockHolder `json:"lock,omitempty"`
+	// Unfinished are the steps, "test" and "boot", in which the last activation that came to them has failed: the
+	// host is not as it should be, although it may run and boot what it should.
+	Unfinished []string `json:"unfinished,omitempty"`
 }
 
 // LockHolder names who holds a host's lock.
