@@ -83,7 +83,7 @@ func (o *attachOptions) attach(ctx context.Context, op *operation, name, txn str
 	defer func() { err = errors.Join(err, closeAll()) }()
 	status, err := session.Status(ctx, txn)
 	if err != nil {
-		return &deploy.HostError{Host: name, Step: "attach", Err: err}
+		return attachError(name, txn, err)
 	}
 	op.display.Close()
 	fmt.Fprintf(op.env.Stderr, "%s: %s by %s since %s\n", name, status.Action, status.Owner, status.Since)
@@ -102,9 +102,22 @@ func (o *attachOptions) attach(ctx context.Context, op *operation, name, txn str
 		if ctx.Err() != nil {
 			return context.Canceled
 		}
-		return &deploy.HostError{Host: name, Step: "attach", Err: err}
+		return attachError(name, txn, err)
 	}
 	return errors.Join(broken, o.conclude(op, deploy.FromStatus(name, status)))
+}
+
+// attachError says why there is nothing to watch.
+func attachError(host, txn string, err error) error {
+	var answer *push.AgentError
+	if !errors.As(err, &answer) || answer.Code != proto.CodeNotFound && answer.Code != proto.CodeUsage {
+		return &hostsError{Err: &deploy.HostError{Host: host, Step: "attach", Err: err}}
+	}
+	err = fmt.Errorf("attach on %q: %s", host, answer.Message)
+	if txn == "" {
+		return cli.WithHint(err, "nothing was activated there since it booted; fleet status shows what it runs")
+	}
+	return &cli.UsageError{Err: err, Remedy: fmt.Sprintf("the newest one: fleet attach %s; the reports of deploy and fleet status --json name others", host)}
 }
 
 // conclude says how the activation ended.

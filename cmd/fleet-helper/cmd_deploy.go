@@ -102,7 +102,8 @@ func (o *deployOptions) run(ctx context.Context, env *cli.Env, args []string) er
 	if err := o.validate(); err != nil {
 		return err
 	}
-	env = withoutColor(env, o.global)
+	ctx, env, stopWatching := endWithReaders(ctx, withoutColor(env, o.global))
+	defer stopWatching()
 	display := ui.New(env, o.json)
 	defer display.Close()
 	stop := context.AfterFunc(ctx, func() {
@@ -115,10 +116,15 @@ func (o *deployOptions) run(ctx context.Context, env *cli.Env, args []string) er
 		display.Fail(err)
 		return err
 	}
+	code := int(report.ExitCode())
 	if err := display.Finish(report); err != nil {
-		return fmt.Errorf("print the report: %w", err)
+		err = fmt.Errorf("print the report: %w", err)
+		if code == cli.ExitOK {
+			return err
+		}
+		display.Log(err.Error()) // what became of the hosts counts more
 	}
-	return cli.Status(int(report.ExitCode()))
+	return cli.Status(code)
 }
 
 func (o *deployOptions) deploy(ctx context.Context, env *cli.Env, display ui.Display, action deploy.Action) (*deploy.Report, error) {

@@ -20,6 +20,7 @@ import (
 	"fleet/push"
 	"fleet/push/deploy"
 	"fleet/push/proto"
+	"fleet/push/transport"
 )
 
 // statusOptions are the flags of status.
@@ -54,9 +55,12 @@ now. The exit code is 3 where a host cannot be reached or evaluated; a host that
 // hostStatus is what is known of one host.
 type hostStatus struct {
 	Host      string   `json:"host"`
+	// Reachable says that there was a session.
 	Reachable bool     `json:"reachable"`
 	Error     string   `json:"error,omitempty"`
 	Hints     []string `json:"hints,omitempty"`
+	// silent says that nothing answered at the host's address.
+	silent bool
 	// Current, Profile and BootDefault are store paths.
 	Current     string            `json:"current,omitempty"`
 	Profile     string            `json:"profile,omitempty"`
@@ -163,6 +167,8 @@ func (o *statusOptions) look(ctx context.Context, op *operation, names []string)
 func (s *hostStatus) fail(err error) {
 	if s.Error == "" {
 		s.Error, s.Hints = err.Error(), cli.Hints(err)
+		var unreachable *transport.UnreachableError
+		s.silent = errors.As(err, &unreachable)
 	}
 }
 
@@ -248,8 +254,10 @@ func writeStatus(w io.Writer, found []hostStatus, evaluated bool) error {
 
 func (s *hostStatus) state() string {
 	switch {
-	case !s.Reachable:
+	case !s.Reachable && s.silent:
 		return "unreachable"
+	case !s.Reachable:
+		return "no session" // it answered, or we never asked: the error says which
 	case s.Lock != nil:
 		return "locked by " + s.Lock.Owner
 	}

@@ -64,7 +64,8 @@ func asUsage(err error) error {
 	var noFlake *evaluator.NoFlakeError
 	var otherFlake *evaluator.OtherFlakeError
 	var noFleet *evaluator.NoFleetError
-	if errors.As(err, &noFlake) || errors.As(err, &otherFlake) || errors.As(err, &noFleet) {
+	var fragment *evaluator.FragmentError
+	if errors.As(err, &fragment) || errors.As(err, &noFlake) || errors.As(err, &otherFlake) || errors.As(err, &noFleet) {
 		return &cli.UsageError{Err: err}
 	}
 	return err

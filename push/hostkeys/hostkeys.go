@@ -95,6 +95,39 @@ func (e *UntrackedError) Unwrap() error { return e.Err }
 // Hint is the command that mends it.
 func (e *UntrackedError) Hint() string { return "git add -N " + e.Path }
 
+// FileError says that a host's file cannot be read. It is never taken for a host without pins.
+type FileError struct {
+	// Path is relative to the folder of the flake.
+	Path string
+	Err  error
+}
+
+func (e *FileError) Error() string { return fmt.Sprintf("read pinned host key %q: %v", e.Path, e.Err) }
+func (e *FileError) Unwrap() error { return e.Err }
+
+// Hint is the remedy. A file that git was told of and that was never committed becomes empty when git restores it.
+func (e *FileError) Hint() string {
+	return "restore the file from git, or resolve its merge conflict; where it was never committed, delete it, and the key is checked and pinned anew"
+}
+
+// WriteError says that a pin could not be written, as in a work tree that is read-only.
+type WriteError struct {
+	// Key is what was to be pinned for Host, as "type base64".
+	Host, Key string
+	Err       error
+}
+
+func (e *WriteError) Error() string { return fmt.Sprintf("pin host key of %q: %v", e.Host, e.Err) }
+func (e *WriteError) Unwrap() error { return e.Err }
+
+// Hint is the other place for a pin.
+func (e *WriteError) Hint() string {
+	return fmt.Sprintf("run it where the flake's work tree can be written, or compare the key with the host's own and set hosts.%s.deploy.hostKeys = [ %q ]", e.Host, e.Key)
+}
+
+// newest is the key that was added last.
+func (f *file) newest() string { return f.Recipients[len(f.Recipients)-1].Key }
+
 // Dir is the folder of the flake.
 func (s *Store) Dir() string { return s.dir }
 
@@ -155,13 +188,16 @@ func (s *Store) read(root *os.Root, host string) (*file, error) {
 	}
 	f, err := parse(data)
 	if err != nil {
-		return nil, fmt.Errorf("read pinned host key %q: %w", name, err)
+		return nil, &FileError{Path: name, Err: err}
 	}
 	return f, nil
 }
 
 // parse reads a host's file strictly.
 func parse(data []byte) (*file, error) {
+	if len(bytes.TrimSpace(data)) == 0 {
+		return nil, errors.New("it is empty")
+	}
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	decoder.DisallowUnknownFields()
 	var f file
@@ -229,11 +265,11 @@ func (s *Store) write(root *os.Root, host string, f *file) error {
 	}
 	// Through the root, so that a link in the state cannot lead out of the work tree.
 	if err := root.MkdirAll(filepath.Dir(s.Path(host)), 0o755); err != nil {
-		return fmt.Errorf("pin host key of %q: %w", host, err)
+		return &WriteError{Host: host, Key: f.newest(), Err: err}
 	}
 	path := filepath.Join(s.dir, s.Path(host))
 	if err := renameio.WriteFile(path, append(data, '\n'), 0o644, renameio.WithTempDir(filepath.Dir(path))); err != nil {
-		return fmt.Errorf("pin host key of %q: %w", host, err)
+		return &WriteError{Host: host, Key: f.newest(), Err: err}
 	}
 	return nil
 }

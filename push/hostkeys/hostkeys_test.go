@@ -220,3 +220,44 @@ func TestWhatHasToBeCommittedIsNamedUntilItIs(t *testing.T) {
 	}
 	expect(open(t, dir), "fleet-state/default/hosts/db.json")
 }
+
+func TestADamagedFileIsNamedWithItsRemedy(t *testing.T) {
+	for name, content := range map[string]string{"empty": "", "blank": "\n", "conflict": "<<<<<<< HEAD\n{}\n", "two values": "{}{}", "other fields": `{"keys":[]}`} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			s := open(t, dir)
+			path := filepath.Join(dir, s.Path("web-1"))
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			_, err := s.Keys()
+			var damaged *FileError
+			if !errors.As(err, &damaged) || damaged.Path != s.Path("web-1") || !strings.Contains(damaged.Hint(), "git") || strings.Contains(err.Error(), "EOF") {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+func TestAPinThatCannotBeWrittenIsNamedWithAnotherPlace(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "gone")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if err := os.Remove(dir); err != nil { // in a folder that is gone, not even root can write
+		t.Fatal(err)
+	}
+	err = open(t, dir).write(root, "web-1", &file{Recipients: []Pin{{Key: keyA}}})
+	var failed *WriteError
+	if !errors.As(err, &failed) || !strings.Contains(failed.Hint(), `hosts.web-1.deploy.hostKeys = [ "`+keyA+`" ]`) {
+		t.Errorf("got %v", err)
+	}
+}

@@ -174,6 +174,11 @@ func flagRemedy(path []*Command, flags *pflag.FlagSet, name string) string {
 			return fmt.Sprintf("--%s goes after the command: %s --%s", name, names(below), name)
 		}
 	}
+	for _, sub := range path[len(path)-1].Sub {
+		if sub.Name == name && !sub.Hidden {
+			return fmt.Sprintf("it is a command: %s %s", names(path), name)
+		}
+	}
 	var known []string
 	flags.VisitAll(func(f *pflag.Flag) {
 		if !f.Hidden {

@@ -114,7 +114,13 @@ func TestCtrlCInAPromptInterrupts(t *testing.T) {
 	tty := open(t, path)
 	ctx, stop := signal.NotifyContext(t.Context(), os.Interrupt)
 	defer stop()
-	typed(t, person, "half a pass\x03")
+	go func() {
+		// Before the terminal is in raw mode, its driver would take the Ctrl-C for itself.
+		for !isRaw(t, tty) {
+			time.Sleep(time.Millisecond)
+		}
+		typed(t, person, "half a pass\x03")
+	}()
 	if _, err := tty.ReadPassword(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
