@@ -78,15 +78,36 @@ func (e *BuildError) Hint() string {
 type NoFlakeError struct {
 	// Dir is where the search began.
 	Dir string
+	// Missing says that there is no such folder.
+	Missing bool
 }
 
 func (e *NoFlakeError) Error() string {
+	if e.Missing {
+		return fmt.Sprintf("find flake: there is no folder %q", e.Dir)
+	}
 	return fmt.Sprintf("find flake: there is no flake.nix in %q nor in a folder above it", e.Dir)
 }
 
 // Hint is the remedy.
 func (e *NoFlakeError) Hint() string {
 	return "run this inside the folder of your fleet's flake, or name it: --flake PATH-OR-URL"
+}
+
+// FragmentError says that a flake was named together with an output of it.
+type FragmentError struct{ Ref string }
+
+func (e *FragmentError) Error() string {
+	return fmt.Sprintf("lock flake %q: a flake is needed, without # and an output", e.Ref)
+}
+
+// Hint is the remedy.
+func (e *FragmentError) Hint() string {
+	flake, output, _ := strings.Cut(e.Ref, "#")
+	if flake == "" {
+		flake = "."
+	}
+	return fmt.Sprintf("the fleet is named apart: --flake %s --fleet %s", flake, output)
 }
 
 // OtherFlakeError says that the program came from another flake than the one it stands in.

@@ -15,8 +15,12 @@ func FindFlake(dir string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find flake: %w", err)
 	}
+	given := start
 	start, err = filepath.EvalSymlinks(start)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", &NoFlakeError{Dir: given, Missing: true}
+	case err != nil:
 		return "", fmt.Errorf("find flake: %w", err)
 	}
 	for at := start; ; at = filepath.Dir(at) {

@@ -98,9 +98,21 @@ func (s *Static) evalJsonnet(ctx context.Context, file string) ([]byte, error) {
 		return nil, fmt.Errorf("evaluate: read what the child printed: %w", err)
 	}
 	if answer.Error != "" {
-		return nil, &StaticError{File: file, Reason: run.StripEscapes(answer.Error)}
+		return nil, &StaticError{File: file, Reason: run.StripEscapes(answer.Error), Remedy: jsonnetRemedy(answer.Error)}
 	}
 	return answer.Result, nil
+}
+
+// jsonnetRemedy knows the errors whose remedy is a flag.
+func jsonnetRemedy(text string) string {
+	first, _, _ := strings.Cut(text, "\n")
+	if _, name, ok := strings.Cut(first, "Undefined external variable: "); ok {
+		return fmt.Sprintf("give it a value: --ext-str %s=VALUE", name)
+	}
+	if strings.Contains(first, "import") && (strings.Contains(first, "there is no such file in") || strings.Contains(first, "only paths below the folders of imports")) {
+		return "name the folder that holds the file, and import it by its path below that folder: --import-dir DIR"
+	}
+	return ""
 }
 
 // errWall says that an evaluation was ended because it took too long.

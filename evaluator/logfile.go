@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"time"
@@ -25,9 +26,27 @@ func DefaultStateDir() (string, error) {
 	}
 	home, err := os.UserHomeDir()
 	if err != nil {
-		return "", fmt.Errorf("find state folder: %w", err)
+		// A service has no HOME; Nix and ssh then take it from the user's entry, too.
+		u, entryErr := user.Current()
+		if entryErr != nil || !filepath.IsAbs(u.HomeDir) {
+			return "", &StateDirError{Err: err}
+		}
+		home = u.HomeDir
 	}
 	return filepath.Join(home, ".local", "state", "fleet"), nil
+}
+
+// StateDirError says that there is no place for logs and garbage collector roots.
+type StateDirError struct{ Err error }
+
+func (e *StateDirError) Error() string { return fmt.Sprintf("find state folder: %v", e.Err) }
+
+// Unwrap gives the cause.
+func (e *StateDirError) Unwrap() error { return e.Err }
+
+// Hint is the remedy.
+func (e *StateDirError) Hint() string {
+	return "set XDG_STATE_HOME to a folder that you may write to; logs and garbage collector roots go there"
 }
 
 // logDir writes logs of one run into a folder that only the user can read: evaluations and builds print what people put
@@ -37,7 +56,7 @@ type logDir struct{ path string }
 // openLogDir makes the folder and removes old logs.
 func openLogDir(path string) (*logDir, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
-		return nil, fmt.Errorf("make log folder: %w", err)
+		return nil, &StateDirError{Err: err}
 	}
 	if err := os.Chmod(path, 0o700); err != nil {
 		return nil, fmt.Errorf("make log folder: %w", err)

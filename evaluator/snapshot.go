@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"path"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -46,7 +47,12 @@ func (n *Nix) Snapshot(ctx context.Context) (Snapshot, error) {
 		ref = dir
 	}
 	if strings.Contains(ref, "#") {
-		return Snapshot{}, fmt.Errorf("lock flake %q: a reference without # is needed; the fleet is named by --fleet", ref)
+		return Snapshot{}, &FragmentError{Ref: ref}
+	}
+	if isPath(ref) {
+		if _, err := FindFlake(inDir(n.opts.Dir, ref)); err != nil {
+			return Snapshot{}, err
+		}
 	}
 	m, err := n.metadata(ctx, ref)
 	if err != nil {
@@ -63,6 +69,19 @@ func (n *Nix) Snapshot(ctx context.Context) (Snapshot, error) {
 	n.mu.Unlock()
 	n.warnUntracked(ctx, m)
 	return s, nil
+}
+
+// isPath says whether a reference is a plain path of this machine, which nix tells by its start.
+func isPath(ref string) bool {
+	return (ref == "." || ref == ".." || strings.HasPrefix(ref, "/") || strings.HasPrefix(ref, "./") || strings.HasPrefix(ref, "../")) && !strings.Contains(ref, "?")
+}
+
+// inDir is a path as seen from dir.
+func inDir(dir, name string) string {
+	if filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(dir, name)
 }
 
 func (n *Nix) metadata(ctx context.Context, ref string) (metadata, error) {

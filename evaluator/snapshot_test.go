@@ -174,11 +174,16 @@ func TestSnapshotRefuses(t *testing.T) {
 		t.Errorf("outside of a flake: %v", err)
 	}
 	n, _ = newNix(t, t.TempDir(), func(o *evaluator.NixOptions) { o.Flake = "/nowhere" })
-	if _, err := n.Snapshot(t.Context()); err == nil || !strings.Contains(err.Error(), "/nowhere") {
+	if _, err := n.Snapshot(t.Context()); err == nil || !strings.Contains(err.Error(), "/nowhere") || hint(err) == "" {
 		t.Errorf("a flake that does not exist: %v", err)
 	}
-	n, _ = newNix(t, t.TempDir(), func(o *evaluator.NixOptions) { o.Flake = ".#default" })
-	if _, err := n.Snapshot(t.Context()); err == nil || !strings.Contains(err.Error(), "without #") {
+	dir := t.TempDir()
+	n, _ = newNix(t, filepath.Dir(dir), func(o *evaluator.NixOptions) { o.Flake = "./" + filepath.Base(dir) })
+	if _, err := n.Snapshot(t.Context()); !errors.As(err, new(*evaluator.NoFlakeError)) {
+		t.Errorf("a folder without a flake: %v", err)
+	}
+	n, _ = newNix(t, t.TempDir(), func(o *evaluator.NixOptions) { o.Flake = ".#staging" })
+	if _, err := n.Snapshot(t.Context()); err == nil || hint(err) != "the fleet is named apart: --flake . --fleet staging" {
 		t.Errorf("a reference with a fragment: %v", err)
 	}
 }

@@ -214,7 +214,11 @@ func (s *Static) load(ctx context.Context, file string) (*plan.Plan, error) {
 	}
 	p, err := plan.Decode(data)
 	if err != nil {
-		return nil, &StaticError{File: file, Reason: err.Error(), Err: err}
+		failed = &StaticError{File: file, Reason: err.Error(), Err: err}
+		if failed.Hint() == "" {
+			failed.Remedy = "correct the file, or print the plan anew: fleet plan --json --with-records"
+		}
+		return nil, failed
 	}
 	return p, nil
 }

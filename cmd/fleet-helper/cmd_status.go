@@ -54,7 +54,7 @@ now. The exit code is 3 where a host cannot be reached or evaluated; a host that
 
 // hostStatus is what is known of one host.
 type hostStatus struct {
-	Host      string   `json:"host"`
+	Host string `json:"host"`
 	// Reachable says that there was a session.
 	Reachable bool     `json:"reachable"`
 	Error     string   `json:"error,omitempty"`

@@ -60,7 +60,7 @@ func (e *SelectError) Hint() string {
 	} else if n > 0 {
 		parts = append(parts, "there are "+strings.Join(e.Known, ", "))
 	}
-	return strings.Join(parts, "; ")
+	return strings.Join(parts, " ")
 }
 
 // Match says whether a host is named. It does not notice atoms that name nothing; [Select] does.
