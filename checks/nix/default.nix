@@ -86,7 +86,7 @@ let
 
     # What examples are evaluated with: the stand-in's NixOS and, where a checkout is given, the real one. By what the names of tests end in.
     wholeNixpkgs = {
-      "" = flakes.callFlake ../offline/nixpkgs { helper = ../offline/nixpkgs/helper-missing; };
+      "" = flakes.callFlake ../offline/nixpkgs { };
     }
     // lib.optionalAttrs (nixpkgsDir != null) { OnRealNixos = realNixpkgs; };
 

@@ -1,18 +1,12 @@
 {
   description = "Offline stand-in of nixpkgs: a test double with the same interface";
 
-  # The folder with bin/fleet-helper and VERSION that `make build` fills; see helper-missing/README.
-  inputs.helper = {
-    url = "path:./helper-missing";
-    flake = false;
-  };
-
-  outputs = { self, helper }:
+  outputs = { ... }:
     let
       lib = import ./lib // {
         nixosSystem = args: import ./nixos/lib/eval-config.nix ({ inherit lib; system = null; defaultPkgs = pkgsFor; } // args);
       };
-      pkgsFor = system: import ./. { inherit system helper; };
+      pkgsFor = system: import ./. { inherit system; };
     in
     {
       inherit lib;

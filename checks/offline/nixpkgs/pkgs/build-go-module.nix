@@ -19,9 +19,9 @@ derivationOf {
   buildCommand = ''
     refuse() { echo "stand-in of buildGoModule, ${name}: $*" >&2; exit 1; }
     ${lib.optionalString (!own) "refuse \"it cannot build for ${goos}/${goarch}, only hand on what make build made for ${stdenv.hostPlatform.system}\""}
-    [ -f "$helper/bin/fleet-helper" ] || refuse "its flake input helper holds no bin/fleet-helper: run make build, then use a copy of the stand-in whose helper-missing holds bin/fleet-helper and VERSION"
+    [ -f "$helper/bin/fleet-helper" ] || refuse "its folder helper-missing holds no bin/fleet-helper: run make build, then use a copy of the stand-in whose helper-missing holds bin/fleet-helper and VERSION"
     have=$(cat "$helper/VERSION")
-    [ "$have" = ${lib.escapeShellArg version} ] || refuse "the flake wants version ${version}, but the flake input helper holds $have: run make build, then put its bin/fleet-helper and VERSION there and lock the input again"
+    [ "$have" = ${lib.escapeShellArg version} ] || refuse "the flake wants version ${version}, but the folder helper-missing holds $have: run make build, then put its bin/fleet-helper and VERSION there and lock the input nixpkgs again"
     mkdir -p "$out/bin"
     cp "$helper/bin/fleet-helper" "$out/bin/${program}"
     chmod 555 "$out/bin/${program}"
