@@ -55,8 +55,7 @@ func (o *Operator) installSource(ctx context.Context) error {
 	if err := o.unpack(ctx, o.lab.repo, []byte("bin/fleet-helper\x00VERSION\x00"), operatorHelper); err != nil {
 		return err
 	}
-	// The stand-in's flake input "helper" is a folder beside its flake.nix. A lock file keeps an override of a nested
-	// relative input on no version of Nix, so the binary goes to where the input points.
+	// The stand-in takes the binary from a folder beside its flake.nix, so it is copied and the folder filled.
 	_, err = o.Sh(ctx, `rm -rf "$2"; cp -r "$1"/checks/offline/nixpkgs "$2"; rm -rf "$2"/helper-missing; cp -r "$3" "$2"/helper-missing`,
 		operatorSource, operatorNixpkgs, operatorHelper)
 	return err
