@@ -94,6 +94,14 @@ func deployAction(args []string) (deploy.Action, error) {
 	return action, nil
 }
 
+// interruption says what a first signal means.
+func interruption(action deploy.Action) string {
+	if action.Activates() {
+		return "interrupted: ending in order, activations go on; a second signal ends at once"
+	}
+	return "interrupted: ending in order; a second signal ends at once"
+}
+
 func (o *deployOptions) run(ctx context.Context, env *cli.Env, args []string) error {
 	action, err := deployAction(args)
 	if err != nil {
@@ -107,7 +115,7 @@ func (o *deployOptions) run(ctx context.Context, env *cli.Env, args []string) er
 	display := ui.New(env, o.json)
 	defer display.Close()
 	stop := context.AfterFunc(ctx, func() {
-		display.Log("interrupted: ending in order, activations go on; a second signal ends at once")
+		display.Log(interruption(action))
 	})
 	defer stop()
 	report, err := o.deploy(ctx, env, display, action)

@@ -111,8 +111,15 @@ func Open(ctx context.Context, backend evaluator.Backend, reporter Reporter) (ev
 	for _, w := range p.Warnings {
 		emit(plan.Event{Kind: plan.EventWarning, Message: w})
 	}
-	emit(plan.Event{Kind: plan.EventDone, Message: fmt.Sprintf("%d hosts in %s", len(p.Hosts), snapshot.Source), Seconds: seconds})
+	emit(plan.Event{Kind: plan.EventDone, Message: fmt.Sprintf("%s in %s", hosts(len(p.Hosts)), snapshot.Source), Seconds: seconds})
 	return snapshot, p, nil
+}
+
+func hosts(n int) string {
+	if n == 1 {
+		return "1 host"
+	}
+	return fmt.Sprintf("%d hosts", n)
 }
 
 // The causes for which a run cancels its hosts.
