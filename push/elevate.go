@@ -236,6 +236,7 @@ func scriptFailure(code string) string {
 		"nix":    "the host has no nix-store program in root's path",
 		"mktemp": "the host cannot make a temporary folder in /tmp",
 		"copy":   "the host cannot copy the helper",
+		"root":   "the host cannot make a GC root for the helper in /nix/var/nix/gcroots/fleet",
 		"hash":   "what arrived is not the helper that was sent",
 		"import": "the host's Nix refused the helper",
 	}[code]; ok {

@@ -135,6 +135,8 @@ func TestBootstrapSendsTheHelperOnce(t *testing.T) {
 	if n := r.count("sending the helper"); n != 1 {
 		t.Errorf("sent %d times", n)
 	}
+	// Between its import and its start nothing else protects it.
+	h.sh(t, "nix-store --gc --print-roots | grep gcroots/fleet/.helper | grep "+l.helper.String())
 	h.sh(t, "nix-store --verify --check-contents")
 }
 
