@@ -49,9 +49,20 @@ func (s *session) begin(ctx context.Context, req proto.BeginRequest) (proto.Begi
 		return proto.BeginResult{}, err
 	}
 	if err := h.startWorker(ctx, txn, helper); err != nil {
-		return proto.BeginResult{}, errors.Join(err, os.RemoveAll(h.txnDir(txn.Txn)))
+		return s.notStarted(ctx, txn.Txn, err)
 	}
 	return s.awaitLock(ctx, txn.Txn)
+}
+
+// notStarted is what begin ends in where the worker's unit was not reported as started. systemd may have started it all the same, as
+// where it was executed anew meanwhile: whoever decides first, the worker or we, settles whether there is a transaction.
+func (s *session) notStarted(ctx context.Context, txn string, cause error) (proto.BeginResult, error) {
+	decision, err := s.host.decide(txn, decisionAbort)
+	if err == nil && decision == decisionRun {
+		return s.awaitLock(ctx, txn)
+	}
+	// A worker that comes now finds nothing that it could do.
+	return proto.BeginResult{}, errors.Join(cause, err, os.RemoveAll(s.host.txnDir(txn)))
 }
 
 func forbiddenNotRoot() *proto.Error {

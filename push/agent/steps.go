@@ -51,7 +51,7 @@ func (w *worker) test(ctx context.Context) error {
 		w.log.say("%s runs already", w.target)
 		return nil
 	}
-	before, err := w.host.Units.Failed(ctx)
+	before, err := w.listFailed(ctx)
 	if err != nil {
 		w.log.say("cannot list failed units: %v", err)
 	}
@@ -150,7 +150,7 @@ func exitMeaning(exit *run.ExitError) string {
 
 // failedUnits names the units that have failed since, with the end of their logs; where all had failed before, it names these.
 func (w *worker) failedUnits(ctx context.Context) []proto.FailedUnit {
-	after, err := w.host.Units.Failed(ctx)
+	after, err := w.listFailed(ctx)
 	if err != nil {
 		w.log.say("cannot list failed units: %v", err)
 		return nil
@@ -165,6 +165,13 @@ func (w *worker) failedUnits(ctx context.Context) []proto.FailedUnit {
 		units = append(units, proto.FailedUnit{Name: oneLine(name), Log: w.unitLog(ctx, name)})
 	}
 	return units
+}
+
+// listFailed bounds the question: a systemd that does not answer must not keep the host's lock for ever.
+func (w *worker) listFailed(ctx context.Context) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, journalTimeout)
+	defer cancel()
+	return w.host.Units.Failed(ctx)
 }
 
 func (w *worker) unitLog(ctx context.Context, name string) []string {

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"fleet/push/proto"
 )
 
@@ -51,6 +53,8 @@ type request struct {
 	Txn    string `json:"txn"`
 	Since  string `json:"since"`
 	BootID string `json:"bootId"`
+	// Begun is the time since boot: the clock may be set at any moment.
+	Begun time.Duration `json:"begun"`
 	// Detach says that the worker was not started by a service manager and has to leave its starter's streams.
 	Detach bool `json:"detach"`
 }
@@ -97,6 +101,7 @@ func (h *Host) newTxn(req request) (request, error) {
 		}
 		next = last + 1
 	}
+	req.Begun = sinceBoot()
 	req.Txn = fmt.Sprintf("t%06d-%s", next, strings.ToLower(rand.Text()[:6]))
 	dir := h.txnDir(req.Txn)
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -188,10 +193,19 @@ func (h *Host) status(txn string) (proto.TxnStatus, error) {
 	if err := readJSON(filepath.Join(dir, statusName), &st); err != nil || st.State.Done() {
 		return st, err
 	}
-	if info, err := os.Stat(filepath.Join(dir, requestName)); err == nil && st.State == proto.TxnPrepared && time.Since(info.ModTime()) < workerStart {
+	if st.State == proto.TxnPrepared && sinceBoot()-req.Begun < workerStart {
 		return st, nil
 	}
 	return h.broken(st, "its process was ended"), nil
+}
+
+// sinceBoot is the time since the host has booted, sleep included.
+func sinceBoot() time.Duration {
+	var now unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) != nil {
+		return 0 // Linux has that clock
+	}
+	return time.Duration(now.Nano())
 }
 
 // broken makes a status out of one whose worker cannot go on.

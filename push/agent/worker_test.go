@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -257,4 +258,100 @@ func TestLogPiecesEndWithWholeCharacters(t *testing.T) {
 	if n := wholeRunes([]byte{0xff, 0xfe}, false); n != 2 {
 		t.Errorf("what is no text is kept back: %d", n)
 	}
+}
+
+// reexecuted starts units as systemd does that is executed anew meanwhile: they start, and nobody is told.
+type reexecuted struct {
+	Units
+	before func()
+}
+
+func (u reexecuted) Start(ctx context.Context, unit Unit) error {
+	err := u.Units.Start(ctx, unit)
+	u.before()
+	return errors.Join(err, errors.New("the connection to systemd was closed"))
+}
+
+func TestAWorkerThatWasStartedAllTheSameIsKept(t *testing.T) {
+	a := newActivation(t)
+	one := toplevel(t, a.host, "one")
+	a.host.Units = reexecuted{a.host.Units, func() {
+		waitUntil(t, "the worker's first step", func() bool {
+			id, err := a.host.newest()
+			if err != nil {
+				return false
+			}
+			st, err := a.host.status(id)
+			return err == nil && st.State != proto.TxnPrepared
+		})
+	}}
+	if st := a.do(proto.ActionSwitch, one); st.State != proto.TxnCommitted || st.BootDefault != one {
+		t.Errorf("%+v", st)
+	}
+}
+
+func TestAWorkerThatComesTooLateChangesNothing(t *testing.T) {
+	a := newActivation(t)
+	one := toplevel(t, a.host, "one")
+	late := make(chan Unit, 1)
+	a.host.Units = lost{a.host.Units, late}
+	if _, err := a.begin(proto.ActionSwitch, one); err == nil {
+		t.Fatal("a worker that did not start was no error")
+	}
+	unit := <-late
+	if err := RunWorker(t.Context(), a.host, unit.Argv[len(unit.Argv)-1]); err == nil {
+		t.Error("it found its transaction")
+	}
+	a.expect()
+}
+
+// lost starts nothing.
+type lost struct {
+	Units
+	units chan Unit
+}
+
+func (u lost) Start(_ context.Context, unit Unit) error {
+	u.units <- unit
+	return errors.New("no answer")
+}
+
+func TestTheClockDoesNotDecideWhetherAWorkerIsLate(t *testing.T) {
+	a := newActivation(t)
+	one := toplevel(t, a.host, "one")
+	for _, set := range []time.Duration{-24 * time.Hour, 24 * time.Hour} {
+		req := a.prepare(one)
+		dir := a.host.txnDir(req.Txn)
+		when := time.Now().Add(set)
+		if err := os.Chtimes(filepath.Join(dir, requestName), when, when); err != nil {
+			t.Fatal(err)
+		}
+		if st, err := a.host.status(req.Txn); err != nil || st.State != proto.TxnPrepared {
+			t.Errorf("%v: just begun: %+v, %v", set, st, err)
+		}
+		req.Begun -= time.Hour
+		if err := writeJSON(filepath.Join(dir, requestName), req); err != nil {
+			t.Fatal(err)
+		}
+		if st, err := a.host.status(req.Txn); err != nil || st.State != proto.TxnFailed {
+			t.Errorf("%v: begun an hour ago: %+v, %v", set, st, err)
+		}
+	}
+}
+
+// silent is a systemd that does not answer.
+type silent struct{ Units }
+
+func (silent) Failed(ctx context.Context) ([]string, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func TestASilentSystemdDoesNotKeepTheLock(t *testing.T) {
+	w := &worker{host: &Host{Units: silent{}}}
+	synctest.Test(t, func(t *testing.T) {
+		if _, err := w.listFailed(t.Context()); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+	})
 }
