@@ -27,22 +27,32 @@ func (s *Session) Begin(ctx context.Context, request proto.BeginRequest) (string
 	err = s.resume(ctx, func(ctx context.Context, l *link) (bool, error) {
 		if tried {
 			var now proto.TxnStatus
-			err := l.control.Call(ctx, proto.MethodStatus, proto.TxnRequest{}, &now)
+			err := l.ask(ctx, proto.MethodStatus, proto.TxnRequest{}, &now)
 			if err != nil && proto.CodeOf(err) != proto.CodeNotFound {
 				return false, err
 			}
-			if err == nil && now.Txn != before && isOurs(now, request) {
+			if err == nil && now.Txn != before && isOurs(now, request) && !neverBegan(now) {
 				result.Txn = now.Txn
 				return true, nil
 			}
 		}
 		tried = true
-		return false, l.control.Call(ctx, proto.MethodBegin, request, &result)
+		return false, l.ask(ctx, proto.MethodBegin, request, &result)
 	})
 	if err != nil {
 		return "", s.answer(proto.MethodBegin, err)
 	}
-	return result.Txn, nil
+	txn := cleanTxn(result.Txn)
+	if txn == "" {
+		return "", fmt.Errorf("activate on %q: the agent calls the transaction %q, which is no name of one", s.spec.Target.Host, oneLine(result.Txn))
+	}
+	return txn, nil
+}
+
+// neverBegan says whether a transaction ended before it had the host's lock: the agent aborts one whose name it could not
+// tell because the connection broke.
+func neverBegan(status proto.TxnStatus) bool {
+	return status.State == proto.TxnFailed && status.Step == "lock" && status.Lock == nil
 }
 
 // newest returns the name of the host's newest transaction, empty where there is none.
@@ -66,11 +76,15 @@ func isOurs(status proto.TxnStatus, request proto.BeginRequest) bool {
 func (s *Session) Attach(ctx context.Context, txn string, each func(proto.TxnEvent)) (proto.TxnStatus, error) {
 	a := &attachment{txn: txn, each: each}
 	err := s.resume(ctx, a.follow)
-	if answer, ok := errors.AsType[*proto.Error](err); ok && answer.Code != proto.CodeCancelled {
+	answer, answered := errors.AsType[*proto.Error](err)
+	if answered && answer.Code != proto.CodeCancelled {
 		return a.status, s.answer(proto.MethodAttach, err)
 	}
-	if err != nil && ctx.Err() != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
 		err = context.Cause(ctx)
+	case answered:
+		err = cleanAnswer(answer)
 	}
 	if err != nil {
 		return a.status, &DetachedError{Host: s.spec.Target.Host, Txn: txn, Err: err}
@@ -130,6 +144,7 @@ func (a *attachment) take(event proto.TxnEvent) bool {
 			event.Log = run.StripEscapes(event.Log)
 		}
 	}
+	event.State = proto.TxnState(oneLine(string(event.State)))
 	if event.State == a.state {
 		event.State = ""
 	} else if event.State != "" {

@@ -1,6 +1,8 @@
 package push
 
 import (
+	"regexp"
+
 	"fleet/closure/storepath"
 	"fleet/push/proto"
 )
@@ -39,16 +41,30 @@ func cleanHolder(holder *proto.LockHolder) *proto.LockHolder {
 	if holder == nil {
 		return nil
 	}
-	return &proto.LockHolder{Owner: oneLine(holder.Owner), Txn: oneLine(holder.Txn), Since: oneLine(holder.Since)}
+	return &proto.LockHolder{Owner: oneLine(holder.Owner), Txn: cleanTxn(holder.Txn), Since: oneLine(holder.Since)}
+}
+
+// cleanTxn returns a transaction's name, and the empty string for anything else: names get into commands that a person is told to run.
+func cleanTxn(name string) string {
+	if !regexp.MustCompile(`\A[a-z0-9][a-z0-9-]{0,63}\z`).MatchString(name) {
+		return ""
+	}
+	return name
+}
+
+// cleanAnswer makes an agent's error fit to be shown. It keeps its code, and drops its data.
+func cleanAnswer(answer *proto.Error) *proto.Error {
+	return &proto.Error{Code: proto.ErrorCode(oneLine(string(answer.Code))), Message: oneLine(answer.Message), Remedy: oneLine(answer.Remedy)}
 }
 
 // cleanStatus is cleanInfo for transactions.
 func cleanStatus(status proto.TxnStatus) proto.TxnStatus {
 	for _, text := range []*string{
-		&status.Txn, &status.Specialisation, &status.Owner, &status.Since, &status.Step, &status.Reason,
+		&status.Specialisation, &status.Owner, &status.Since, &status.Step, &status.Reason,
 	} {
 		*text = oneLine(*text)
 	}
+	status.Txn = cleanTxn(status.Txn)
 	status.State, status.Action = proto.TxnState(oneLine(string(status.State))), proto.Action(oneLine(string(status.Action)))
 	for _, toplevel := range []*string{&status.Toplevel, &status.Current, &status.Profile, &status.BootDefault} {
 		*toplevel = cleanToplevel(*toplevel)

@@ -43,6 +43,8 @@ type Timeouts struct {
 	Start time.Duration
 	// Attach bounds opening a channel to the agent; default 30 s.
 	Attach time.Duration
+	// Answer bounds the agent's answer to a question that is no work; default 5 minutes, since a garbage collection may hold up Nix.
+	Answer time.Duration
 	// Close bounds a polite end; default 5 s.
 	Close time.Duration
 }
@@ -53,7 +55,7 @@ func (t Timeouts) withDefaults() Timeouts {
 		value time.Duration
 	}{
 		{&t.Dial, time.Minute}, {&t.Probe, 30 * time.Second}, {&t.Upload, 5 * time.Minute}, {&t.Elevate, time.Minute},
-		{&t.Start, 3 * time.Minute}, {&t.Attach, 30 * time.Second}, {&t.Close, 5 * time.Second},
+		{&t.Start, 3 * time.Minute}, {&t.Attach, 30 * time.Second}, {&t.Answer, 5 * time.Minute}, {&t.Close, 5 * time.Second},
 	} {
 		if *d.field <= 0 {
 			*d.field = d.value

@@ -276,5 +276,10 @@ func (e *AgentError) Error() string {
 	return fmt.Sprintf("ask the agent on %q for %s: %s (%s)", e.Host, e.Method, e.Message, e.Code)
 }
 
-// Hint is the agent's remedy.
-func (e *AgentError) Hint() string { return e.Remedy }
+// Hint is the agent's remedy, as the word of the host: nobody shall take it for ours.
+func (e *AgentError) Hint() string {
+	if e.Remedy == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s says: %s", e.Host, e.Remedy)
+}

@@ -72,7 +72,7 @@ func (f *fetching) round(ctx context.Context, l *link) (progress bool, err error
 // closure asks what the roots need, and checks that the answer is a whole graph.
 func (f *fetching) closure(ctx context.Context, l *link) (*closure.Graph, error) {
 	var result proto.ClosureResult
-	if err := l.control.Call(ctx, proto.MethodClosure, proto.ClosureRequest{Roots: pathStrings(f.roots)}, &result); err != nil {
+	if err := l.ask(ctx, proto.MethodClosure, proto.ClosureRequest{Roots: pathStrings(f.roots)}, &result); err != nil {
 		return nil, err
 	}
 	infos := make([]closure.PathInfo, 0, len(result.Paths))

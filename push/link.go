@@ -68,7 +68,7 @@ func (l *link) attachError(ctx context.Context, end, err error, errs func() stri
 		if answer.Code == proto.CodeVersion {
 			return versionError(host, answer)
 		}
-		return fmt.Errorf("attach to the agent on %q: %w", host, answer)
+		return fmt.Errorf("attach to the agent on %q: %w", host, cleanAnswer(answer))
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -95,6 +95,18 @@ func (l *link) data(ctx context.Context) (*proto.Client, error) {
 	}
 	l.bulk = client
 	return client, nil
+}
+
+// ask makes one request over the control channel. An agent that keeps its connection alive but does not answer, as where the
+// host's Nix hangs, ends it; not where the host may work or wait for long.
+func (l *link) ask(ctx context.Context, method string, params, result any) error {
+	if method != proto.MethodSubstitute && method != proto.MethodConfirm {
+		silent := fmt.Errorf("ask the agent on %q for %s: %w", l.s.spec.Target.Host, method, errTimeout)
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, l.s.c.Timeouts.withDefaults().Answer, silent)
+		defer cancel()
+	}
+	return l.control.Call(ctx, method, params, result)
 }
 
 // alive says whether the connection still stands, as far as is known.

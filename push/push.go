@@ -111,12 +111,12 @@ func (t *transfer) missing(ctx context.Context, l *link) ([]closure.PathInfo, er
 	order := t.graph.Topological()
 	names := pathStrings(order)
 	var result proto.MissingResult
-	if err := l.control.Call(ctx, proto.MethodMissing, proto.MissingRequest{Paths: names}, &result); err != nil {
+	if err := l.ask(ctx, proto.MethodMissing, proto.MissingRequest{Paths: names}, &result); err != nil {
 		return nil, err
 	}
 	if t.request.Substitute && !t.substituted && len(result.Missing) > 0 {
 		left := proto.MissingResult{}
-		if err := l.control.Call(ctx, proto.MethodSubstitute, proto.SubstituteRequest{Paths: result.Missing}, &left); err != nil {
+		if err := l.ask(ctx, proto.MethodSubstitute, proto.SubstituteRequest{Paths: result.Missing}, &left); err != nil {
 			return nil, err
 		}
 		t.substituted, result = true, left
@@ -182,7 +182,7 @@ func (t *transfer) root(ctx context.Context, l *link) error {
 		if i > 0 {
 			name = fmt.Sprintf("%s-%d", name, i+1)
 		}
-		if err := l.control.Call(ctx, proto.MethodRoot, proto.RootRequest{Name: name, Path: path.String()}, nil); err != nil {
+		if err := l.ask(ctx, proto.MethodRoot, proto.RootRequest{Name: name, Path: path.String()}, nil); err != nil {
 			return err
 		}
 	}

@@ -153,7 +153,7 @@ func (s *Session) HostKey() (string, transport.Provenance) {
 // call makes one request that may be made twice.
 func (s *Session) call(ctx context.Context, method string, params, result any) error {
 	err := s.resume(ctx, func(ctx context.Context, l *link) (bool, error) {
-		return false, l.control.Call(ctx, method, params, result)
+		return false, l.ask(ctx, method, params, result)
 	})
 	return s.answer(method, err)
 }
@@ -176,7 +176,8 @@ func (s *Session) answer(method string, err error) error {
 	case proto.CodeVersion:
 		return versionError(host, answer)
 	}
-	return &AgentError{Host: host, Method: method, Code: answer.Code, Message: oneLine(answer.Message), Remedy: oneLine(answer.Remedy)}
+	clean := cleanAnswer(answer)
+	return &AgentError{Host: host, Method: method, Code: clean.Code, Message: clean.Message, Remedy: clean.Remedy}
 }
 
 func versionError(host string, answer *proto.Error) error {

@@ -36,14 +36,14 @@ func TestStatusOfAHostIsMadeHarmless(t *testing.T) {
 	evil := "\x1b]0;x\x07a\nb"
 	status := cleanStatus(proto.TxnStatus{
 		Txn: evil, Owner: evil, Reason: evil, Step: evil, Toplevel: "/etc", Current: testHelper + "/specialisation/x",
-		Lock:        &proto.LockHolder{Owner: evil},
+		Lock:        &proto.LockHolder{Owner: evil, Txn: "$(id)"},
 		FailedUnits: []proto.FailedUnit{{Name: evil, Log: []string{evil}}},
 	})
 	text, err := json.Marshal(status)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if strings.Contains(string(text), `\u001b`) || strings.Contains(string(text), `\n`) || status.Toplevel != "" || status.Current == "" {
+	if strings.Contains(string(text), `\u001b`) || strings.Contains(string(text), `\n`) || status.Toplevel != "" || status.Current == "" || status.Txn != "" || status.Lock.Txn != "" {
 		t.Errorf("%s", text)
 	}
 	info := cleanInfo(proto.HostInfo{System: evil, Current: "/nix/store/../../etc", Profile: testHelper})
@@ -67,7 +67,7 @@ func TestAttachPassesEachPieceOnOnce(t *testing.T) {
 	}}
 	for _, e := range []proto.TxnEvent{
 		{State: proto.TxnSwitching}, {Log: "ab", Offset: 2}, {State: proto.TxnSwitching}, {Log: "ab", Offset: 2}, {Log: "c\x1b[0m", Offset: 7},
-		{State: proto.TxnCommitted, Log: "d", Offset: 8}, {Log: "old", Offset: 3},
+		{State: proto.TxnCommitted, Log: "d", Offset: 8}, {Log: "old", Offset: 3}, {State: "\x1b[0mcommitted"},
 	} {
 		a.take(e)
 	}

@@ -74,7 +74,11 @@ func (c *Client) Open(ctx context.Context, method string, params any) (*Stream, 
 	case <-c.conn.done:
 		return nil, c.conn.failure()
 	}
-	s, id := c.newStream()
+	limit := max(maxAnswer, len(text))
+	if method == MethodClosure {
+		limit = MaxMessage
+	}
+	s, id := c.newStream(limit)
 	if id == 0 {
 		return nil, c.conn.failure()
 	}
@@ -104,7 +108,7 @@ func openText(method string, params any) ([]byte, error) {
 }
 
 // newStream takes the next id, and 0 where the connection has ended.
-func (c *Client) newStream() (*Stream, uint32) {
+func (c *Client) newStream(limit int) (*Stream, uint32) {
 	cn := c.conn
 	cn.mu.Lock()
 	if cn.err == nil && cn.lastID == ^uint32(0) {
@@ -119,6 +123,7 @@ func (c *Client) newStream() (*Stream, uint32) {
 	cn.lastID++
 	id := cn.lastID
 	s := newStream(cn.out, id, func() { cn.out.post(frameCancel, id) })
+	s.limit = limit
 	cn.streams[id] = s
 	return s, id
 }
@@ -145,6 +150,8 @@ func (c *Client) message(typ frameType, id uint32, s *Stream, text []byte) error
 	switch {
 	case s == nil:
 		return violationf("a second end of stream %d", id)
+	case len(text) > s.limit:
+		return violationf("an answer of %d bytes, the limit is %d", len(text), s.limit)
 	case typ == frameResult:
 		c.forget(id)
 		s.end(text, nil)

@@ -3,9 +3,11 @@ package proto
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
+	"reflect"
 	"runtime"
 	"strings"
 	"testing"
@@ -183,3 +185,41 @@ type script struct{ io.Reader }
 
 func (*script) Write(p []byte) (int, error) { return len(p), nil }
 func (*script) Close() error                { return nil }
+
+func TestAnswersTakeNoMoreMemoryThanTheyStandFor(t *testing.T) {
+	list := []byte(`{"paths":[` + strings.Repeat("{},", MaxMessage/4) + `{}]}`)
+	var result ClosureResult
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if err := json.Unmarshal(list, &result); err == nil {
+		t.Error("a list of nothing was taken")
+	}
+	runtime.ReadMemStats(&after)
+	if took := after.TotalAlloc - before.TotalAlloc; took > 8<<20 {
+		t.Errorf("decoding took %d bytes", took)
+	}
+	want := ClosureResult{Paths: []PathInfo{{Path: "/nix/store/x", NarHash: strings.Repeat("0a", 32), NarSize: 1, References: []string{}}}}
+	text, err := json.Marshal(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, &result); err != nil || !reflect.DeepEqual(result, want) {
+		t.Errorf("%+v, %v", result, err)
+	}
+}
+
+func TestAnAnswerThatIsLargerThanItsMethodNeedsEndsTheConnection(t *testing.T) {
+	h := HandlerFunc(func(_ context.Context, req *Request) (any, error) {
+		if req.Method == "error" {
+			return nil, Errorf(CodeInternal, "%s", strings.Repeat("x", 2<<20))
+		}
+		return strings.Repeat("x", 2<<20), nil
+	})
+	for method, params := range map[string]string{"status": "", "error": "", MethodMissing: strings.Repeat("x", 3<<20), MethodClosure: ""} {
+		client, _ := pair(t, h)
+		err := client.Call(t.Context(), method, params, nil)
+		if large := method == MethodMissing || method == MethodClosure; large != (err == nil) || (!large && !errors.Is(err, ErrLost)) {
+			t.Errorf("%s: %v", method, err)
+		}
+	}
+}

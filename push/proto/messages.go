@@ -1,5 +1,12 @@
 package proto
 
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+)
+
 // Version is the version of the protocol between helper and agent. Both sides send it in their hello; they must be equal.
 const Version = 1
 
@@ -159,6 +166,37 @@ type ClosureRequest struct {
 // ClosureResult lists a closure, references before what refers to them.
 type ClosureResult struct {
 	Paths []PathInfo `json:"paths"`
+}
+
+// UnmarshalJSON implements [json.Unmarshaler]. An info without a path, a hash or a size is an error, so that a list takes no more
+// memory than its text stands for.
+func (r *ClosureResult) UnmarshalJSON(text []byte) error {
+	var list struct {
+		Paths pathInfos `json:"paths"`
+	}
+	err := json.Unmarshal(text, &list)
+	r.Paths = list.Paths
+	return err
+}
+
+type pathInfos []PathInfo
+
+func (l *pathInfos) UnmarshalJSON(text []byte) error {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	if start, err := dec.Token(); err != nil || start != json.Delim('[') {
+		return errors.Join(errors.New("decode path infos: not a list"), err)
+	}
+	for dec.More() {
+		var info PathInfo
+		if err := dec.Decode(&info); err != nil {
+			return err
+		}
+		if err := checkImportInfo(info); err != nil {
+			return fmt.Errorf("decode path infos: %w", err)
+		}
+		*l = append(*l, info)
+	}
+	return nil
 }
 
 // RootRequest names a GC root below the agent's own directory of roots; Name is one path component.

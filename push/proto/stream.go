@@ -14,6 +14,8 @@ import (
 type Stream struct {
 	out *outbox
 	id  uint32
+	// limit bounds the answer, in bytes, on a client.
+	limit int
 
 	// writing is held by Write, and taken by the end of the stream, so that nothing follows the end.
 	writing sync.Mutex
