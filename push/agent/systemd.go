@@ -12,8 +12,14 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 )
 
-// unitStartTimeout bounds how long systemd may take to execute a program.
-const unitStartTimeout = 30 * time.Second
+const (
+	// unitStartTimeout bounds how long systemd may take to execute a program, and unitStartTry one of the tries.
+	unitStartTimeout = 30 * time.Second
+	unitStartTry     = 10 * time.Second
+	// systemdPause is the time between two tries. A systemd that executes itself anew (daemon-reexec, as some activations do) is away for
+	// a tenth of a second.
+	systemdPause = 200 * time.Millisecond
+)
 
 // SystemdUnits are transient units of systemd, which is asked over its private socket: that works while the
 // message bus is down, as it is during some activations.
@@ -31,9 +37,43 @@ func withSystemd(ctx context.Context, f func(*dbus.Conn) error) error {
 	return f(conn)
 }
 
-// Start runs the program as a transient unit of Type=exec.
-func (SystemdUnits) Start(ctx context.Context, unit Unit) error {
+// Start runs the program as a transient unit of Type=exec. Where systemd goes away meanwhile, it looks for the unit and tries again: a unit
+// that has started and ended unseen may then be started twice.
+func (u SystemdUnits) Start(ctx context.Context, unit Unit) error {
 	ctx, cancel := context.WithTimeout(ctx, unitStartTimeout)
+	defer cancel()
+	for {
+		err := startOnce(ctx, unit)
+		if err == nil || !wentAway(err) {
+			return err
+		}
+		select {
+		case <-time.After(systemdPause):
+		case <-ctx.Done():
+			return err
+		}
+		if running, lookErr := u.Running(ctx, unit.Name); lookErr == nil && running {
+			return nil
+		}
+	}
+}
+
+// jobError says that systemd has done what it was asked for, and that it went wrong.
+type jobError struct{ unit, result string }
+
+func (e *jobError) Error() string {
+	return fmt.Sprintf("start unit %q: the job ended as %q", e.unit, e.result)
+}
+
+// wentAway tells a connection to systemd that failed from an answer of systemd.
+func wentAway(err error) bool {
+	_, answer := errors.AsType[godbus.Error](err)
+	_, job := errors.AsType[*jobError](err)
+	return !answer && !job
+}
+
+func startOnce(ctx context.Context, unit Unit) error {
+	ctx, cancel := context.WithTimeout(ctx, unitStartTry)
 	defer cancel()
 	return withSystemd(ctx, func(conn *dbus.Conn) error {
 		done := make(chan string, 1)
@@ -43,7 +83,7 @@ func (SystemdUnits) Start(ctx context.Context, unit Unit) error {
 		select {
 		case result := <-done:
 			if result != "done" {
-				return fmt.Errorf("start unit %q: the job ended as %q", unit.Name, result)
+				return &jobError{unit.Name, result}
 			}
 			return nil
 		case <-ctx.Done():

@@ -1,12 +1,17 @@
 package agent
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	godbus "github.com/godbus/dbus/v5"
 
 	"fleet/closure/run"
 	"fleet/push/proto"
@@ -139,4 +144,48 @@ func TestSystemdRefusesAProgramThatIsNone(t *testing.T) {
 		running, err := host.Units.Running(t.Context(), "fleet-test-short.service")
 		return err == nil && !running
 	})
+}
+
+func TestSystemdIsExecutedAnewMeanwhile(t *testing.T) {
+	host := systemdHost(t)
+	done := make(chan struct{})
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			_ = run.Run(t.Context(), run.Cmd{Argv: []string{"systemctl", "daemon-reexec"}})
+			select {
+			case <-done:
+				return
+			case <-time.After(700 * time.Millisecond):
+			}
+		}
+	}()
+	defer func() { close(done); <-stopped }()
+	for i := range 10 {
+		name := fmt.Sprintf("fleet-test-reexec-%d-%d.service", os.Getpid(), i)
+		if err := host.Units.Start(t.Context(), Unit{Name: name, Argv: []string{"/bin/sleep", "60"}, Env: host.environment()}); err != nil {
+			t.Error(err)
+		}
+		if got := sh(t, `for i in 1 2 3 4 5 6 7 8 9; do systemctl is-active "$1" && exit; sleep 0.3; done; exit 0`, name); got != "active" {
+			t.Errorf("%s: %q", name, got)
+		}
+		_ = host.Units.Stop(t.Context(), name)
+	}
+}
+
+func TestAnAnswerOfSystemdIsFinal(t *testing.T) {
+	for _, tc := range []struct {
+		err  error
+		away bool
+	}{
+		{fmt.Errorf("start: %w", godbus.Error{Name: "org.freedesktop.systemd1.UnitExists"}), false},
+		{fmt.Errorf("start: %w", &jobError{"x.service", "failed"}), false},
+		{fmt.Errorf("connect: %w", syscall.ECONNREFUSED), true},
+		{context.DeadlineExceeded, true},
+	} {
+		if got := wentAway(tc.err); got != tc.away {
+			t.Errorf("%v: %v", tc.err, got)
+		}
+	}
 }
