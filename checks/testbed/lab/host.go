@@ -194,6 +194,8 @@ func (h *Host) PowerCut(ctx context.Context, restart bool) error {
 	if err := h.waitGone(ctx, pid); err != nil || !restart {
 		return err
 	}
+	// Some kernels (seen: 6.18) kill what is started right into a group whose processes were killed before: a new group has no such past.
+	h.removeCgroup(ctx)
 	return h.start(ctx)
 }
 

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -92,7 +93,32 @@ func (l *Lab) Prepare(ctx context.Context) error {
 	if err := l.ensureKey(ctx); err != nil {
 		return err
 	}
+	if err := raiseLimit(inotifyLimit, inotifyInstances); err != nil {
+		return err
+	}
 	return l.ensureBridge(ctx)
+}
+
+// Every host's systemd, journald and login sessions hold instances of inotify, and the kernel counts them by user: they are all
+// root's, of all labs together. The usual 128 are enough for a dozen hosts; the next one does not boot.
+const (
+	inotifyLimit     = "/proc/sys/fs/inotify/max_user_instances"
+	inotifyInstances = 2048
+)
+
+// raiseLimit raises a limit of the machine, until its next boot, where it is lower. It is never lowered again: other labs may use it.
+func raiseLimit(path string, want int) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("read limit: %w", err)
+	}
+	if have, err := strconv.Atoi(strings.TrimSpace(string(data))); err != nil || have >= want {
+		return err
+	}
+	if err := os.WriteFile(path, []byte(strconv.Itoa(want)), 0); err != nil {
+		return fmt.Errorf("raise limit: %w", err)
+	}
+	return nil
 }
 
 // Hosts lists the lab's hosts, up or not, sorted.

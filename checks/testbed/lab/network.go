@@ -12,6 +12,12 @@ import (
 // Subnet is the network of every lab; labs do not see each other, so they may share it.
 const Subnet = "10.77.0"
 
+// subnet6 is the network of every lab in IPv6.
+const subnet6 = "fd77::"
+
+// Address6 is the host's IPv6 address: the last number of its IPv4 address in [subnet6].
+func (s Spec) Address6() string { return subnet6 + s.Address[strings.LastIndexByte(s.Address, '.')+1:] }
+
 const netnsDir = "/run/netns"
 
 func (l *Lab) bridgeNS() string { return "ft-" + l.Name }
@@ -69,7 +75,8 @@ ip -n "$2" link set "$3" master br0 up
 ip -n "$1" link set eth0 address "$5"
 ip -n "$1" link set lo up
 ip -n "$1" address add "$4/24" dev eth0
-ip -n "$1" link set eth0 up`, h.netNS(), h.lab.bridgeNS(), h.veth(), h.Spec.Address, h.mac())
+[ ! -e /proc/sys/net/ipv6 ] || ip -n "$1" address add "$6/64" dev eth0 nodad
+ip -n "$1" link set eth0 up`, h.netNS(), h.lab.bridgeNS(), h.veth(), h.Spec.Address, h.mac(), h.Spec.Address6())
 }
 
 // Limit bounds the host's link to a rate of tc's notation ("100mbit") in both directions; empty lifts the bound.

@@ -140,8 +140,11 @@ func (h *Host) writeUpper(name, content string, mode os.FileMode) error {
 }
 
 // HostKey is the host's public ed25519 key, as "type base64".
-func (h *Host) HostKey() (string, error) {
-	data, err := os.ReadFile(h.path("upper/etc/ssh/ssh_host_ed25519_key.pub"))
+func (h *Host) HostKey() (string, error) { return h.HostKeyOf("ed25519") }
+
+// HostKeyOf is one of the host's public keys, as "type base64"; kind is ed25519, rsa or ecdsa.
+func (h *Host) HostKeyOf(kind string) (string, error) {
+	data, err := os.ReadFile(h.path("upper/etc/ssh/ssh_host_" + kind + "_key.pub"))
 	if err != nil {
 		return "", err
 	}

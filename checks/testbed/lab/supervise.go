@@ -88,6 +88,7 @@ func (h *Host) bootOnce() (rebooted bool, err error) {
 	err = cmd.Wait()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signaled() {
+		fmt.Println("testbed: PID 1 ended by", exit.Sys().(syscall.WaitStatus).Signal())
 		return exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGHUP, nil
 	}
 	return false, err
