@@ -12,19 +12,25 @@ import (
 	"fleet/checks/testbed/lab"
 )
 
-// all are the standing hosts with a content each.
-func all(content string) map[string]hostSpec {
-	hosts := map[string]hostSpec{}
-	for name := range standing {
-		hosts[name] = hostSpec{Content: content + " on " + name, Tags: []string{"test"}}
+// each gives hosts a content each.
+func each(content string, hosts []*lab.Host) map[string]hostSpec {
+	specs := map[string]hostSpec{}
+	for _, h := range hosts {
+		specs[h.Name] = hostSpec{Content: content + " on " + h.Name, Tags: []string{"test"}}
 	}
-	return hosts
+	return specs
+}
+
+// trio are three standing hosts for a test that runs alone, because it measures, or is about the operator's whole machine.
+func trio() []*lab.Host {
+	return []*lab.Host{shared.hosts["alpha"], shared.hosts["beta"], shared.hosts["gamma"]}
 }
 
 func TestSwitchDeploysEveryHostAndASecondRunChangesNothing(t *testing.T) {
-	p := newProject(t, all("first"))
+	p := newProject(t, each("first", trio()))
 	p.run("nix", "run", ".#deploy", "--", "switch", "--yes").want(0, "alpha", "beta", "gamma")
-	for name, h := range shared.hosts {
+	for _, h := range trio() {
+		name := h.Name
 		if got, want := content(t, h), "first on "+name; got != want {
 			t.Errorf("%s holds %q, want %q", name, got, want)
 		}
@@ -35,10 +41,10 @@ func TestSwitchDeploysEveryHostAndASecondRunChangesNothing(t *testing.T) {
 			t.Errorf("the unit of %s wrote %q", name, got)
 		}
 	}
-	before := logins(t)
+	before := logins(t, trio())
 	second := p.deploy("switch", "--json").want(0, "unchanged")
-	after := logins(t)
-	for name := range shared.hosts {
+	after := logins(t, trio())
+	for name := range after {
 		if n := after[name] - before[name]; n > 2 {
 			t.Errorf("a run that changes nothing made %d SSH connections to %s, want at most 2", n, name)
 		}
@@ -77,35 +83,32 @@ func (r result) evaluation() time.Duration {
 }
 
 // logins counts the SSH logins that each host has seen.
-func logins(t *testing.T) map[string]int {
+func logins(t *testing.T, hosts []*lab.Host) map[string]int {
 	t.Helper()
 	counts := map[string]int{}
-	for name, h := range shared.hosts {
-		counts[name] = strings.Count(on(t, h, "journalctl --quiet --no-pager --boot --unit=ssh.service --grep='Accepted publickey' || true"), "Accepted publickey")
+	for _, h := range hosts {
+		counts[h.Name] = strings.Count(on(t, h, "journalctl --quiet --no-pager --boot --unit=ssh.service --grep='Accepted publickey' || true"), "Accepted publickey")
 	}
 	return counts
 }
 
 func TestADeployedHostRebootsIntoWhatWasDeployed(t *testing.T) {
-	p := newProject(t, map[string]hostSpec{"alpha": {Content: "survives a reboot"}})
+	h := take(t)
+	p := newProject(t, map[string]hostSpec{h.Name: {Content: "survives a reboot"}})
 	p.deploy("switch").want(0)
-	alpha := shared.hosts["alpha"]
-	if err := alpha.Reboot(t.Context()); err != nil {
+	if err := h.Reboot(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got := content(t, alpha); got != "survives a reboot" {
+	if got := content(t, h); got != "survives a reboot" {
 		t.Errorf("after the reboot the host holds %q", got)
 	}
-	if got := on(t, alpha, "readlink -f /run/booted-system"); got != boots(t, alpha) {
-		t.Errorf("booted %s, but the default is %s", got, boots(t, alpha))
+	if got := on(t, h, "readlink -f /run/booted-system"); got != boots(t, h) {
+		t.Errorf("booted %s, but the default is %s", got, boots(t, h))
 	}
 }
 
 func TestActionsDoWhatTheyPromiseAndNoMore(t *testing.T) {
-	alpha := shared.hosts["alpha"]
-	p := newProject(t, map[string]hostSpec{"alpha": {Content: "base"}})
-	p.deploy("switch").want(0)
-	base := runs(t, alpha)
+	t.Parallel()
 	for _, tt := range []struct {
 		action                  string
 		changesRun, changesBoot bool
@@ -118,14 +121,16 @@ func TestActionsDoWhatTheyPromiseAndNoMore(t *testing.T) {
 		{"switch", true, true},
 	} {
 		t.Run(tt.action, func(t *testing.T) {
-			p.write(map[string]hostSpec{"alpha": {Content: "base"}})
+			h := take(t)
+			p := newProject(t, map[string]hostSpec{h.Name: {Content: "base"}})
 			p.deploy("switch").want(0)
-			p.write(map[string]hostSpec{"alpha": {Content: tt.action}})
+			base := runs(t, h)
+			p.write(map[string]hostSpec{h.Name: {Content: tt.action}})
 			p.deploy(tt.action).want(0)
-			if changed := runs(t, alpha) != base; changed != tt.changesRun {
+			if changed := runs(t, h) != base; changed != tt.changesRun {
 				t.Errorf("the running system changed: %v, want %v", changed, tt.changesRun)
 			}
-			if changed := boots(t, alpha) != base; changed != tt.changesBoot {
+			if changed := boots(t, h) != base; changed != tt.changesBoot {
 				t.Errorf("the boot default changed: %v, want %v", changed, tt.changesBoot)
 			}
 		})
@@ -133,71 +138,74 @@ func TestActionsDoWhatTheyPromiseAndNoMore(t *testing.T) {
 }
 
 func TestATestedSystemIsGoneAfterAReboot(t *testing.T) {
-	alpha := shared.hosts["alpha"]
-	p := newProject(t, map[string]hostSpec{"alpha": {Content: "kept"}})
+	h := take(t)
+	p := newProject(t, map[string]hostSpec{h.Name: {Content: "kept"}})
 	p.deploy("switch").want(0)
-	p.write(map[string]hostSpec{"alpha": {Content: "tried"}})
+	p.write(map[string]hostSpec{h.Name: {Content: "tried"}})
 	p.deploy("test").want(0)
-	if got := content(t, alpha); got != "tried" {
+	if got := content(t, h); got != "tried" {
 		t.Fatalf("the host holds %q after test", got)
 	}
-	if err := alpha.Reboot(t.Context()); err != nil {
+	if err := h.Reboot(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got := content(t, alpha); got != "kept" {
+	if got := content(t, h); got != "kept" {
 		t.Errorf("the host holds %q after a reboot", got)
 	}
 }
 
 func TestSwitchAfterBootOrTestDoesOnlyWhatIsMissing(t *testing.T) {
-	alpha := shared.hosts["alpha"]
-	p := newProject(t, map[string]hostSpec{"alpha": {Content: "half done by test"}})
+	h := take(t)
+	p := newProject(t, map[string]hostSpec{h.Name: {Content: "half done by test"}})
 	p.deploy("test").want(0)
 	p.deploy("switch").want(0)
-	if runs(t, alpha) != boots(t, alpha) {
-		t.Errorf("runs %s, boots %s", runs(t, alpha), boots(t, alpha))
+	if runs(t, h) != boots(t, h) {
+		t.Errorf("runs %s, boots %s", runs(t, h), boots(t, h))
 	}
-	p.write(map[string]hostSpec{"alpha": {Content: "half done by boot"}})
+	p.write(map[string]hostSpec{h.Name: {Content: "half done by boot"}})
 	p.deploy("boot").want(0)
 	p.deploy("switch").want(0)
-	if runs(t, alpha) != boots(t, alpha) {
-		t.Errorf("runs %s, boots %s", runs(t, alpha), boots(t, alpha))
+	if runs(t, h) != boots(t, h) {
+		t.Errorf("runs %s, boots %s", runs(t, h), boots(t, h))
 	}
 	p.deploy("switch").want(0, "unchanged")
 }
 
 func TestSpecialisationIsActivatedAndItsParentIsBooted(t *testing.T) {
-	alpha := shared.hosts["alpha"]
-	p := newProject(t, map[string]hostSpec{"alpha": {Content: "special", Specialisation: "night", Deploy: map[string]any{"specialisation": "night"}}})
+	h := take(t)
+	p := newProject(t, map[string]hostSpec{h.Name: {Content: "special", Specialisation: "night", Deploy: map[string]any{"specialisation": "night"}}})
 	p.deploy("switch").want(0)
-	if got := on(t, alpha, "cat /etc/specialised"); got != "night" {
+	if got := on(t, h, "cat /etc/specialised"); got != "night" {
 		t.Errorf("the specialisation is not active: %q", got)
 	}
-	if want := boots(t, alpha) + "/specialisation/night"; on(t, alpha, "readlink -f "+want) != runs(t, alpha) {
-		t.Errorf("runs %s, want the target of %s", runs(t, alpha), want)
+	if want := boots(t, h) + "/specialisation/night"; on(t, h, "readlink -f "+want) != runs(t, h) {
+		t.Errorf("runs %s, want the target of %s", runs(t, h), want)
 	}
 	p.deploy("switch").want(0, "unchanged")
 }
 
 func TestBuildOnTheTargetOrOnAnotherHost(t *testing.T) {
+	hosts := takeSome(t, 3)
+	self, other, builder := hosts[0], hosts[1], hosts[2]
 	p := newProject(t, map[string]hostSpec{
-		"alpha": {Content: "built by itself " + time.Now().String(), Deploy: map[string]any{"buildOn": "target"}},
-		"beta":  {Content: "built by gamma " + time.Now().String(), Deploy: map[string]any{"buildOn": "gamma"}},
-		"gamma": {Content: "builder"},
+		self.Name:    {Content: "built by itself " + time.Now().String(), Deploy: map[string]any{"buildOn": "target"}},
+		other.Name:   {Content: "built by another " + time.Now().String(), Deploy: map[string]any{"buildOn": builder.Name}},
+		builder.Name: {Content: "builder"},
 	})
-	p.deploy("switch", "--on", "alpha", "--on", "beta").want(0)
-	for _, name := range []string{"alpha", "beta"} {
-		if got := content(t, shared.hosts[name]); !strings.HasPrefix(got, "built by") {
-			t.Errorf("%s holds %q", name, got)
+	p.deploy("switch", "--on", self.Name, "--on", other.Name).want(0)
+	for _, h := range []*lab.Host{self, other} {
+		if got := content(t, h); !strings.HasPrefix(got, "built by") {
+			t.Errorf("%s holds %q", h.Name, got)
 		}
 	}
 	// The proof that the builder built: it has the derivation's output registered, and was not deployed.
-	if out := on(t, shared.hosts["gamma"], "nix-store --query --deriver "+runs(t, shared.hosts["beta"])); !strings.HasSuffix(out, ".drv") {
-		t.Errorf("gamma did not build beta's system: %s", out)
+	if out := on(t, builder, "nix-store --query --deriver "+runs(t, other)); !strings.HasSuffix(out, ".drv") {
+		t.Errorf("%s did not build the system of %s: %s", builder.Name, other.Name, out)
 	}
 }
 
 func TestAnOlderNixOnTheTarget(t *testing.T) {
+	t.Parallel()
 	old := boot(t, "old", lab.Spec{Address: lab.Subnet + ".31", Suite: "bookworm"})
 	p := newProject(t, map[string]hostSpec{"old": {Content: "on Nix 2.8", Deploy: map[string]any{"address": old.Spec.Address}}})
 	p.deploy("switch").want(0)
@@ -207,11 +215,20 @@ func TestAnOlderNixOnTheTarget(t *testing.T) {
 }
 
 func TestATargetWithoutANixDaemon(t *testing.T) {
+	t.Parallel()
 	h := boot(t, "rootonly", lab.Spec{Address: lab.Subnet + ".32", NoDaemon: true})
 	p := newProject(t, map[string]hostSpec{"rootonly": {Content: "no daemon", Deploy: map[string]any{"address": h.Spec.Address}}})
 	p.deploy("switch").want(0)
 	if got := content(t, h); got != "no daemon" {
 		t.Errorf("the host holds %q", got)
+	}
+}
+
+// remove ends a host that was booted for one test. The test's own context has ended by then.
+func remove(t *testing.T, h *lab.Host) {
+	t.Helper()
+	if err := h.Remove(context.Background()); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -222,11 +239,7 @@ func boot(t *testing.T, name string, spec lab.Spec) *lab.Host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := h.Remove(context.Background()); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { remove(t, h) })
 	key, err := h.HostKey()
 	if err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 )
 
 func TestEveryWayOfBecomingRoot(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name, user, elevation string
 		passwords             []string
@@ -30,17 +31,18 @@ func TestEveryWayOfBecomingRoot(t *testing.T) {
 		{"no sudo rights", "plain", "sudo", []string{"x", "x", "x", "x", "x", "x"}, 3, "plain"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			h := take(t)
 			text := "elevated: " + tt.name
-			p := newProject(t, map[string]hostSpec{"beta": {Content: text, Deploy: map[string]any{"user": tt.user, "elevation": tt.elevation}}})
-			code, output := p.onTerminal(tt.passwords, "/src/helper/bin/fleet-helper", "deploy", "switch", "--yes")
+			p := newProject(t, map[string]hostSpec{h.Name: {Content: text, Deploy: map[string]any{"user": tt.user, "elevation": tt.elevation}}})
+			code, output := p.onTerminal(tt.passwords, helper, "deploy", "switch", "--yes")
 			if code != tt.code || !strings.Contains(output, tt.says) {
 				t.Fatalf("exit code %d, want %d and %q\n%s", code, tt.code, tt.says, output)
 			}
 			if strings.Contains(output, "correct horse") {
 				t.Error("the password was echoed")
 			}
-			if got := content(t, shared.hosts["beta"]); (got == text) != (tt.code == 0) {
-				t.Errorf("beta holds %q", got)
+			if got := content(t, h); (got == text) != (tt.code == 0) {
+				t.Errorf("the host holds %q", got)
 			}
 		})
 	}

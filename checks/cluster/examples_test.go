@@ -7,7 +7,7 @@ import "testing"
 // example makes a project of one of the repository's examples, as a user who copies it has it.
 func example(t *testing.T, name string) *project {
 	t.Helper()
-	p := &project{t: t, dir: "/root/examples/" + name}
+	p := &project{t: t, operator: shared.operator, dir: "/root/examples/" + name}
 	if err := shared.operator.Project(t.Context(), "examples/"+name, p.dir); err != nil {
 		t.Fatal(err)
 	}
@@ -30,12 +30,14 @@ func TestTheClusterExampleDeploysAsItIsWritten(t *testing.T) {
 }
 
 func TestTheWireguardExampleEvaluates(t *testing.T) {
+	t.Parallel()
 	p := example(t, "wireguard")
 	p.run("nix", "flake", "check").want(0)
 	p.run("nix", "run", ".#fleet", "--", "hosts").want(0)
 }
 
 func TestTheTemplateEvaluates(t *testing.T) {
+	t.Parallel()
 	p := example(t, "template")
 	p.run("nix", "run", ".#fleet", "--", "hosts").want(0)
 }

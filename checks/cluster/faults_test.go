@@ -11,59 +11,59 @@ import (
 )
 
 func TestAnEvaluationErrorStaysWithItsHost(t *testing.T) {
-	hosts := all("others go on")
-	hosts["beta"] = hostSpec{EvalError: true}
-	p := newProject(t, hosts)
-	p.deploy("switch").want(3, "beta", "this host is broken on purpose")
-	for _, name := range []string{"alpha", "gamma"} {
-		if got := content(t, shared.hosts[name]); got != "others go on on "+name {
-			t.Errorf("%s holds %q", name, got)
+	hosts := takeSome(t, 3)
+	specs := each("others go on", hosts)
+	specs[hosts[0].Name] = hostSpec{EvalError: true}
+	p := newProject(t, specs)
+	p.deploy("switch").want(3, hosts[0].Name, "this host is broken on purpose")
+	for _, h := range hosts[1:] {
+		if got := content(t, h); got != "others go on on "+h.Name {
+			t.Errorf("%s holds %q", h.Name, got)
 		}
 	}
 }
 
 func TestAFailingBuildStaysWithItsHost(t *testing.T) {
-	hosts := all("built")
-	hosts["beta"] = hostSpec{BuildFails: true}
-	p := newProject(t, hosts)
-	p.deploy("switch").want(3, "beta", "line 7 does not compile", "nix log")
-	for _, name := range []string{"alpha", "gamma"} {
-		if got := content(t, shared.hosts[name]); got != "built on "+name {
-			t.Errorf("%s holds %q", name, got)
+	hosts := takeSome(t, 3)
+	specs := each("built", hosts)
+	specs[hosts[0].Name] = hostSpec{BuildFails: true}
+	p := newProject(t, specs)
+	p.deploy("switch").want(3, hosts[0].Name, "line 7 does not compile", "nix log")
+	for _, h := range hosts[1:] {
+		if got := content(t, h); got != "built on "+h.Name {
+			t.Errorf("%s holds %q", h.Name, got)
 		}
 	}
 }
 
 func TestFailFastStopsTheOthersBeforeTheyActivate(t *testing.T) {
-	hosts := all("must not arrive")
-	hosts["beta"] = hostSpec{EvalError: true}
-	for name, spec := range hosts {
-		if name != "beta" {
-			spec.BallastMiB = 64
-			hosts[name] = spec
-		}
+	hosts := takeSome(t, 3)
+	specs := map[string]hostSpec{hosts[0].Name: {EvalError: true}}
+	before := map[*lab.Host]string{}
+	for _, h := range hosts[1:] {
+		specs[h.Name] = hostSpec{Content: "must not arrive", BallastMiB: 64}
+		before[h] = content(t, h)
 	}
-	p := newProject(t, hosts)
-	before := map[string]string{"alpha": content(t, shared.hosts["alpha"]), "gamma": content(t, shared.hosts["gamma"])}
-	p.deploy("switch", "--fail-fast").want(3, "beta")
-	for name, want := range before {
-		if got := content(t, shared.hosts[name]); got != want {
-			t.Errorf("%s holds %q, want still %q", name, got, want)
+	p := newProject(t, specs)
+	p.deploy("switch", "--fail-fast").want(3, hosts[0].Name)
+	for h, want := range before {
+		if got := content(t, h); got != want {
+			t.Errorf("%s holds %q, want still %q", h.Name, got, want)
 		}
 	}
 }
 
 func TestAnUnreachableHostIsNamedAndOthersGoOn(t *testing.T) {
-	hosts := all("reachable")
-	hosts["nobody"] = hostSpec{Deploy: map[string]any{"address": lab.Subnet + ".99"}}
-	p := newProject(t, hosts)
+	h := take(t)
+	p := newProject(t, map[string]hostSpec{h.Name: {Content: "reachable"}, "nobody": {Deploy: map[string]any{"address": lab.Subnet + ".99"}}})
 	p.deploy("switch").want(3, "nobody", lab.Subnet+".99")
-	if got := content(t, shared.hosts["alpha"]); got != "reachable on alpha" {
-		t.Errorf("alpha holds %q", got)
+	if got := content(t, h); got != "reachable" {
+		t.Errorf("the host holds %q", got)
 	}
 }
 
 func TestAHostKeyIsNeverTrustedSilently(t *testing.T) {
+	t.Parallel()
 	h, err := shared.lab.Up(t.Context(), "fresh", lab.Spec{Address: lab.Subnet + ".33"}, func(string) {})
 	if err != nil {
 		t.Fatal(err)
@@ -92,6 +92,7 @@ func TestAHostKeyIsNeverTrustedSilently(t *testing.T) {
 }
 
 func TestAHostWithoutNixIsRefusedBeforeAnythingIsSent(t *testing.T) {
+	t.Parallel()
 	h := boot(t, "nonix", lab.Spec{Address: lab.Subnet + ".34", NoNix: true})
 	p := newProject(t, map[string]hostSpec{"nonix": {Deploy: map[string]any{"address": h.Spec.Address}}})
 	p.deploy("switch").want(3, "nonix", "/nix/var/nix")
@@ -101,6 +102,7 @@ func TestAHostWithoutNixIsRefusedBeforeAnythingIsSent(t *testing.T) {
 }
 
 func TestAFullStoreIsReportedWithSizes(t *testing.T) {
+	t.Parallel()
 	h := boot(t, "small", lab.Spec{Address: lab.Subnet + ".35", StoreSize: "96m"})
 	p := newProject(t, map[string]hostSpec{"small": {BallastMiB: 120, Deploy: map[string]any{"address": h.Spec.Address}}})
 	p.deploy("switch").want(3, "small", "full")
@@ -112,40 +114,39 @@ func TestAFullStoreIsReportedWithSizes(t *testing.T) {
 }
 
 func TestAFailedUnitLeavesTheOldSystemAsTheBootDefault(t *testing.T) {
-	alpha := shared.hosts["alpha"]
-	p := newProject(t, map[string]hostSpec{"alpha": {Content: "good"}})
+	h := take(t)
+	p := newProject(t, map[string]hostSpec{h.Name: {Content: "good"}})
 	p.deploy("switch").want(0)
-	good := runs(t, alpha)
-	p.write(map[string]hostSpec{"alpha": {Content: "bad", UnitFails: true}})
+	good := runs(t, h)
+	p.write(map[string]hostSpec{h.Name: {Content: "bad", UnitFails: true}})
 	p.deploy("switch").want(3, "cluster-test.service", "the unit is broken on purpose", "runs new, boots old")
-	if got := boots(t, alpha); got != good {
+	if got := boots(t, h); got != good {
 		t.Errorf("boots %s, want still %s", got, good)
 	}
-	if got := on(t, alpha, "readlink -f /nix/var/nix/profiles/system"); got != good {
+	if got := on(t, h, "readlink -f /nix/var/nix/profiles/system"); got != good {
 		t.Errorf("the profile is %s, want still %s", got, good)
 	}
-	p.write(map[string]hostSpec{"alpha": {Content: "good"}})
+	p.write(map[string]hostSpec{h.Name: {Content: "good"}})
 	p.deploy("switch").want(0)
 }
 
 func TestASecondOperatorIsToldWhoHoldsTheLock(t *testing.T) {
-	alpha := shared.hosts["alpha"]
-	p := newProject(t, map[string]hostSpec{"alpha": {Content: "slow", SlowSeconds: 8}})
+	h := take(t)
+	p := newProject(t, map[string]hostSpec{h.Name: {Content: "slow", SlowSeconds: 8}})
 	p.deploy("push").want(0)
 	first := make(chan result, 1)
 	go func() { first <- p.deploy("switch") }()
 	waitFor(t, "the first operator's activation", func() bool {
-		_, err := alpha.Sh(t.Context(), "! flock --nonblock /run/fleet/lock true")
+		_, err := h.Sh(t.Context(), "! flock --nonblock /run/fleet/lock true")
 		return err == nil
 	})
-	other := newProject(t, map[string]hostSpec{"alpha": {Content: "other"}})
-	other.dir = p.dir + "-other"
+	other := &project{t: t, operator: p.operator, dir: p.dir + "-other"}
 	other.sh(`rm -rf "$1" && cp -r ` + baseProject + ` "$1"`)
-	other.write(map[string]hostSpec{"alpha": {Content: "other"}})
-	other.deploy("switch").want(6, "alpha", "root@operator")
+	other.write(map[string]hostSpec{h.Name: {Content: "other"}})
+	other.deploy("switch").want(6, h.Name, "root@operator")
 	(<-first).want(0)
-	if got := content(t, alpha); got != "slow" {
-		t.Errorf("alpha holds %q", got)
+	if got := content(t, h); got != "slow" {
+		t.Errorf("the host holds %q", got)
 	}
 }
 
@@ -158,7 +159,7 @@ func TestInterruptBeforeActivationLeavesNothingBehind(t *testing.T) {
 	}
 	defer alpha.Limit(t.Context(), "")
 	before := content(t, alpha)
-	cmd := p.command(t.Context(), "/src/helper/bin/fleet-helper", "deploy", "switch", "--yes")
+	cmd := p.command(t.Context(), helper, "deploy", "switch", "--yes")
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
@@ -166,7 +167,7 @@ func TestInterruptBeforeActivationLeavesNothingBehind(t *testing.T) {
 	}
 	waitFor(t, "the push", func() bool { return processes(t, alpha, "fleet-helper attach") > 0 })
 	time.Sleep(2 * time.Second) // into the middle of 200 MiB at 20 Mbit/s
-	interrupt(t)
+	p.signal("INT")
 	_ = cmd.Wait()
 	if code := cmd.ProcessState.ExitCode(); code != 130 {
 		t.Errorf("exit code %d, want 130\n%s", code, out.String())
@@ -181,93 +182,93 @@ func TestInterruptBeforeActivationLeavesNothingBehind(t *testing.T) {
 }
 
 func TestInterruptDuringActivationDetaches(t *testing.T) {
-	alpha := shared.hosts["alpha"]
-	p := newProject(t, map[string]hostSpec{"alpha": {Content: "detached", SlowSeconds: 6}})
+	h := take(t)
+	p := newProject(t, map[string]hostSpec{h.Name: {Content: "detached", SlowSeconds: 6}})
 	p.deploy("push").want(0)
-	cmd := p.command(t.Context(), "/src/helper/bin/fleet-helper", "deploy", "switch", "--yes")
+	cmd := p.command(t.Context(), helper, "deploy", "switch", "--yes")
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	waitFor(t, "the activation", func() bool {
-		_, err := alpha.Sh(t.Context(), "! flock --nonblock /run/fleet/lock true")
+		_, err := h.Sh(t.Context(), "! flock --nonblock /run/fleet/lock true")
 		return err == nil
 	})
-	interrupt(t)
+	p.signal("INT")
 	_ = cmd.Wait()
 	if code := cmd.ProcessState.ExitCode(); code != 130 {
 		t.Errorf("exit code %d, want 130\n%s", code, out.String())
 	}
-	if !strings.Contains(out.String(), "attach alpha") {
+	if !strings.Contains(out.String(), "attach "+h.Name) {
 		t.Errorf("the command that attaches is not printed:\n%s", out.String())
 	}
-	p.fleet("attach", "alpha").want(0)
-	if got := content(t, alpha); got != "detached" {
-		t.Errorf("alpha holds %q", got)
+	p.fleet("attach", h.Name).want(0)
+	if got := content(t, h); got != "detached" {
+		t.Errorf("the host holds %q", got)
 	}
-	if runs(t, alpha) != boots(t, alpha) {
-		t.Errorf("runs %s, boots %s", runs(t, alpha), boots(t, alpha))
+	if runs(t, h) != boots(t, h) {
+		t.Errorf("runs %s, boots %s", runs(t, h), boots(t, h))
 	}
 }
 
 func TestAKilledOperatorDoesNotStopTheActivation(t *testing.T) {
-	alpha := shared.hosts["alpha"]
-	p := newProject(t, map[string]hostSpec{"alpha": {Content: "orphaned", SlowSeconds: 5}})
+	h := take(t)
+	p := newProject(t, map[string]hostSpec{h.Name: {Content: "orphaned", SlowSeconds: 5}})
 	p.deploy("push").want(0)
-	cmd := p.command(t.Context(), "/src/helper/bin/fleet-helper", "deploy", "switch", "--yes")
+	cmd := p.command(t.Context(), helper, "deploy", "switch", "--yes")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	waitFor(t, "the activation", func() bool {
-		_, err := alpha.Sh(t.Context(), "! flock --nonblock /run/fleet/lock true")
+		_, err := h.Sh(t.Context(), "! flock --nonblock /run/fleet/lock true")
 		return err == nil
 	})
-	on(t, shared.operator.Host, "pkill --signal KILL --exact fleet-helper")
+	p.signal("KILL")
 	_ = cmd.Wait()
 	waitFor(t, "the end of the activation", func() bool {
-		_, err := alpha.Sh(t.Context(), "flock --nonblock /run/fleet/lock true")
+		_, err := h.Sh(t.Context(), "flock --nonblock /run/fleet/lock true")
 		return err == nil
 	})
-	if got := content(t, alpha); got != "orphaned" || runs(t, alpha) != boots(t, alpha) {
-		t.Errorf("alpha holds %q, runs %s, boots %s", got, runs(t, alpha), boots(t, alpha))
+	if got := content(t, h); got != "orphaned" || runs(t, h) != boots(t, h) {
+		t.Errorf("the host holds %q, runs %s, boots %s", got, runs(t, h), boots(t, h))
 	}
 }
 
 func TestAPushGoesOnAfterTheLinkWasCut(t *testing.T) {
-	alpha := shared.hosts["alpha"]
-	p := newProject(t, map[string]hostSpec{"alpha": {Content: "after the cut", BallastMiB: 40}})
+	h := take(t)
+	p := newProject(t, map[string]hostSpec{h.Name: {Content: "after the cut", BallastMiB: 40}})
 	p.deploy("build").want(0)
-	if err := alpha.Limit(t.Context(), "40mbit"); err != nil {
+	if err := h.Limit(t.Context(), "40mbit"); err != nil {
 		t.Fatal(err)
 	}
-	defer alpha.Limit(t.Context(), "")
+	defer h.Limit(t.Context(), "")
 	done := make(chan result, 1)
 	go func() { done <- p.deploy("switch") }()
-	waitFor(t, "the push", func() bool { return processes(t, alpha, "fleet-helper attach") > 0 })
+	waitFor(t, "the push", func() bool { return processes(t, h, "fleet-helper attach") > 0 })
 	time.Sleep(2 * time.Second)
 	// Both ends of the connection die at once, as after a change of network.
-	on(t, alpha, "pkill --signal KILL --full 'sshd-session|sshd: root@'")
+	on(t, h, "pkill --signal KILL --full 'sshd-session|sshd: root@'")
 	(<-done).want(0)
-	if got := content(t, alpha); got != "after the cut" {
-		t.Errorf("alpha holds %q", got)
+	if got := content(t, h); got != "after the cut" {
+		t.Errorf("the host holds %q", got)
 	}
 }
 
 func TestTheActivationIsFollowedThroughALostLink(t *testing.T) {
-	alpha := shared.hosts["alpha"]
-	p := newProject(t, map[string]hostSpec{"alpha": {Content: "through the cut", SlowSeconds: 8}})
+	h := take(t)
+	p := newProject(t, map[string]hostSpec{h.Name: {Content: "through the cut", SlowSeconds: 8}})
 	p.deploy("push").want(0)
 	done := make(chan result, 1)
 	go func() { done <- p.deploy("switch") }()
 	waitFor(t, "the activation", func() bool {
-		_, err := alpha.Sh(t.Context(), "! flock --nonblock /run/fleet/lock true")
+		_, err := h.Sh(t.Context(), "! flock --nonblock /run/fleet/lock true")
 		return err == nil
 	})
-	on(t, alpha, "pkill --signal KILL --full 'sshd-session|sshd: root@'")
+	on(t, h, "pkill --signal KILL --full 'sshd-session|sshd: root@'")
 	(<-done).want(0)
-	if got := content(t, alpha); got != "through the cut" {
-		t.Errorf("alpha holds %q", got)
+	if got := content(t, h); got != "through the cut" {
+		t.Errorf("the host holds %q", got)
 	}
 }
 
@@ -281,10 +282,12 @@ func processes(t *testing.T, h *lab.Host, pattern string) int {
 	return strings.Count(out, "\n") + 1
 }
 
-// interrupt is Ctrl-C for the helper that runs on the operator's machine.
-func interrupt(t *testing.T) {
-	t.Helper()
-	on(t, shared.operator.Host, "pkill --signal INT --exact fleet-helper")
+// signal sends a signal to the helper that runs in the project's folder; INT is Ctrl-C.
+func (p *project) signal(name string) {
+	p.t.Helper()
+	p.sh(`for pid in $(pgrep --exact fleet-helper); do
+  if [ "$(readlink /proc/$pid/cwd)" = "$1" ]; then kill -` + name + ` "$pid"; fi
+done`)
 }
 
 // waitFor polls what another machine shows; there is no event to wait for across its kernel's boundary.

@@ -5,8 +5,10 @@ package cluster
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,7 +22,10 @@ type bed struct {
 	lab      *lab.Lab
 	operator *lab.Operator
 	hosts    map[string]*lab.Host
-	release  func()
+	// free are the standing hosts that no test uses; taking is held while a test takes some, so that two do not wait for each other.
+	free    chan *lab.Host
+	taking  sync.Mutex
+	release func()
 }
 
 var shared bed
@@ -32,13 +37,30 @@ var standing = map[string]lab.Spec{
 	"alpha": {Address: lab.Subnet + ".11"},
 	"beta":  {Address: lab.Subnet + ".12"},
 	"gamma": {Address: lab.Subnet + ".13"},
+	"delta": {Address: lab.Subnet + ".14"},
+	"eta":   {Address: lab.Subnet + ".15"},
 }
+
+// parallelTests is how many tests run at a time. They mostly wait, for hosts and for the time that a fault takes.
+const parallelTests = "4"
 
 func TestMain(m *testing.M) {
 	if lab.Supervise() {
 		return
 	}
+	flag.Parse()
+	if !given("test.parallel") {
+		if err := flag.Set("test.parallel", parallelTests); err != nil {
+			panic(err)
+		}
+	}
 	os.Exit(run(m))
+}
+
+func given(name string) bool {
+	found := false
+	flag.Visit(func(f *flag.Flag) { found = found || f.Name == name })
+	return found
 }
 
 func run(m *testing.M) int {
@@ -67,7 +89,7 @@ func (b *bed) up(ctx context.Context) error {
 	if _, err := lab.EnsureImage(ctx, lab.StateDir(), "trixie", say); err != nil {
 		return err
 	}
-	l, err := lab.Open("check", "../..")
+	l, err := lab.Open(labName(), "../..")
 	if err != nil {
 		return err
 	}
@@ -82,6 +104,7 @@ func (b *bed) up(ctx context.Context) error {
 		return err
 	}
 	b.hosts = map[string]*lab.Host{}
+	b.free = make(chan *lab.Host, len(standing))
 	var group errgroup.Group
 	made := make(chan *lab.Host, len(standing))
 	for name, spec := range standing {
@@ -102,10 +125,19 @@ func (b *bed) up(ctx context.Context) error {
 	for range standing {
 		h := <-made
 		b.hosts[h.Name] = h
+		b.free <- h
 		all = append(all, h)
 	}
 	if err := b.operator.Trust(ctx, all...); err != nil {
 		return err
 	}
 	return b.operator.Project(ctx, "checks/cluster/testdata/flake", baseProject)
+}
+
+// labName is the lab that the tests use: another one (FLEET_LAB) lets two runs go on beside each other.
+func labName() string {
+	if name := os.Getenv("FLEET_LAB"); name != "" {
+		return name
+	}
+	return "check"
 }

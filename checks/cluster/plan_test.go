@@ -7,50 +7,54 @@ import (
 )
 
 func TestAStaticPlanDeploysWithoutAFlake(t *testing.T) {
-	p := newProject(t, all("from a static plan"))
+	hosts := takeSome(t, 2)
+	first, second := hosts[0], hosts[1]
+	p := newProject(t, each("from a static plan", hosts))
 	p.sh(`cd "$1" && /src/helper/bin/fleet-helper plan --json --with-records >/root/plan.json`)
+	elsewhere := elsewhere(t, "/root/elsewhere")
 	p.deploy("build").want(0) // the closures of a static plan exist already
-	p.sh(`mkdir -p /root/elsewhere && mv /root/plan.json /root/elsewhere/`)
-	elsewhere := &project{t: t, dir: "/root/elsewhere"}
-	elsewhere.deploy("switch", "--plan", "plan.json", "--on", "alpha").want(0)
-	if got := content(t, shared.hosts["alpha"]); got != "from a static plan on alpha" {
-		t.Errorf("alpha holds %q", got)
+	p.sh(`mv /root/plan.json /root/elsewhere/`)
+	elsewhere.deploy("switch", "--plan", "plan.json", "--on", first.Name).want(0)
+	if got := content(t, first); got != "from a static plan on "+first.Name {
+		t.Errorf("the first host holds %q", got)
 	}
 	elsewhere.sh(`cat >"$1/shape.jsonnet" <<'EOF'
 local plan = import 'plan.json';
+local name = std.extVar('name');
 plan {
-  hosts: { beta: plan.hosts.beta { deploy+: { address: std.extVar('address') } } },
-  records: { beta: plan.records.beta },
+  hosts: { [name]: plan.hosts[name] { deploy+: { address: std.extVar('address') } } },
+  records: { [name]: plan.records[name] },
 }
 EOF`)
-	elsewhere.deploy("switch", "--plan", "shape.jsonnet", "--ext-str", "address="+standing["beta"].Address).want(0)
-	if got := content(t, shared.hosts["beta"]); got != "from a static plan on beta" {
-		t.Errorf("beta holds %q", got)
+	elsewhere.deploy("switch", "--plan", "shape.jsonnet", "--ext-str", "name="+second.Name, "--ext-str", "address="+second.Spec.Address).want(0)
+	if got := content(t, second); got != "from a static plan on "+second.Name {
+		t.Errorf("the second host holds %q", got)
 	}
 }
 
 func TestTheSystemsOwnSSHDeploysToo(t *testing.T) {
+	hosts := takeSome(t, 2)
 	p := newProject(t, map[string]hostSpec{
-		"alpha": {Content: "through openssh", Deploy: map[string]any{"transport": "openssh"}},
-		"beta":  {Content: "through openssh and sudo", Deploy: map[string]any{"transport": "openssh", "user": "sudoer"}},
+		hosts[0].Name: {Content: "through openssh", Deploy: map[string]any{"transport": "openssh"}},
+		hosts[1].Name: {Content: "through openssh and sudo", Deploy: map[string]any{"transport": "openssh", "user": "sudoer"}},
 	})
 	p.deploy("switch").want(0)
-	for name, want := range map[string]string{"alpha": "through openssh", "beta": "through openssh and sudo"} {
-		if got := content(t, shared.hosts[name]); got != want {
-			t.Errorf("%s holds %q, want %q", name, got, want)
+	for i, want := range []string{"through openssh", "through openssh and sudo"} {
+		if got := content(t, hosts[i]); got != want {
+			t.Errorf("%s holds %q, want %q", hosts[i].Name, got, want)
 		}
 	}
 }
 
 func TestOutsideAFlakeNothingHappens(t *testing.T) {
-	elsewhere := &project{t: t, dir: "/root/no-flake"}
-	elsewhere.sh(`mkdir -p "$1"`)
-	elsewhere.deploy("switch").want(2, "flake.nix", "--flake")
+	t.Parallel()
+	elsewhere(t, "/root/no-flake").deploy("switch").want(2, "flake.nix", "--flake")
 }
 
 func TestStatusShowsWhatRunsAndWhatBoots(t *testing.T) {
-	p := newProject(t, all("status"))
+	hosts := takeSome(t, 2)
+	p := newProject(t, each("status", hosts))
 	p.deploy("switch").want(0)
-	p.fleet("status").want(0, "alpha", "beta", "gamma")
-	p.fleet("status", "--json").want(0, runs(t, shared.hosts["alpha"]))
+	p.fleet("status").want(0, hosts[0].Name, hosts[1].Name, "the same")
+	p.fleet("status", "--json").want(0, runs(t, hosts[0]), runs(t, hosts[1]))
 }

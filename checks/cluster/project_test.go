@@ -17,40 +17,87 @@ import (
 
 // hostSpec is one host of hosts.json; testdata/flake/host.nix reads it.
 type hostSpec struct {
-	Tags           []string       `json:"tags,omitempty"`
-	Deploy         map[string]any `json:"deploy,omitempty"`
-	Content        string         `json:"content,omitempty"`
-	EvalError      bool           `json:"evalError,omitempty"`
-	BuildFails     bool           `json:"buildFails,omitempty"`
-	UnitFails      bool           `json:"unitFails,omitempty"`
-	SlowSeconds    int            `json:"slowSeconds,omitempty"`
-	BallastMiB     int            `json:"ballastMiB,omitempty"`
-	Specialisation string         `json:"specialisation,omitempty"`
+	Tags        []string       `json:"tags,omitempty"`
+	Deploy      map[string]any `json:"deploy,omitempty"`
+	Content     string         `json:"content,omitempty"`
+	EvalError   bool           `json:"evalError,omitempty"`
+	BuildFails  bool           `json:"buildFails,omitempty"`
+	UnitFails   bool           `json:"unitFails,omitempty"`
+	SlowSeconds int            `json:"slowSeconds,omitempty"`
+	BallastMiB  int            `json:"ballastMiB,omitempty"`
+	// Pieces is how many small paths there are beside the ballast.
+	Pieces         int    `json:"pieces,omitempty"`
+	Specialisation string `json:"specialisation,omitempty"`
 }
 
-// project is a flake on the operator's machine.
+// project is a flake on an operator's machine.
 type project struct {
-	t   *testing.T
-	dir string
+	t        *testing.T
+	operator *lab.Operator
+	dir      string
 }
 
 // newProject makes a flake with these hosts; the address of a standing host is filled in.
 func newProject(t *testing.T, hosts map[string]hostSpec) *project {
 	t.Helper()
-	p := &project{t: t, dir: "/root/projects/" + strings.NewReplacer("/", "-", " ", "-").Replace(t.Name())}
+	return newProjectAt(t, shared.operator, hosts)
+}
+
+// newProjectAt is newProject on another operator's machine.
+func newProjectAt(t *testing.T, operator *lab.Operator, hosts map[string]hostSpec) *project {
+	t.Helper()
+	p := &project{t: t, operator: operator, dir: "/root/projects/" + strings.NewReplacer("/", "-", " ", "-").Replace(t.Name())}
 	p.sh(`rm -rf "$1" && mkdir -p /root/projects && cp -r ` + baseProject + ` "$1"`)
 	p.write(hosts)
 	return p
 }
 
+// elsewhere is a folder of the operator's without a flake.
+func elsewhere(t *testing.T, dir string) *project {
+	t.Helper()
+	p := &project{t: t, operator: shared.operator, dir: dir}
+	p.sh(`rm -rf "$1" && mkdir -p "$1"`)
+	return p
+}
+
+// take gives the test a standing host for itself until it ends. The test runs beside others from then on.
+func take(t *testing.T) *lab.Host {
+	t.Helper()
+	return takeSome(t, 1)[0]
+}
+
+// takeSome is take for several hosts.
+func takeSome(t *testing.T, n int) []*lab.Host {
+	t.Helper()
+	t.Parallel()
+	shared.taking.Lock()
+	defer shared.taking.Unlock()
+	hosts := make([]*lab.Host, n)
+	for i := range hosts {
+		hosts[i] = <-shared.free
+	}
+	t.Cleanup(func() {
+		for _, h := range hosts {
+			shared.free <- h
+		}
+	})
+	return hosts
+}
+
 // write replaces the hosts and commits.
 func (p *project) write(hosts map[string]hostSpec) {
+	p.t.Helper()
+	p.writeFleet("hosts.json", hosts)
+}
+
+// writeFleet replaces the hosts of one of the flake's fleets, hosts.json or staging.json, and commits.
+func (p *project) writeFleet(file string, hosts map[string]hostSpec) {
 	p.t.Helper()
 	for name, spec := range hosts {
 		if spec.Deploy == nil {
 			spec.Deploy = map[string]any{}
 		}
-		if _, ok := spec.Deploy["address"]; !ok {
+		if _, ok := spec.Deploy["address"]; !ok && standing[name].Address != "" {
 			spec.Deploy["address"] = standing[name].Address
 		}
 		hosts[name] = spec
@@ -59,7 +106,7 @@ func (p *project) write(hosts map[string]hostSpec) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	if err := shared.operator.PutReader(p.ctx(), bytes.NewReader(data), p.dir+"/hosts.json", 0o644); err != nil {
+	if err := p.operator.PutReader(p.ctx(), bytes.NewReader(data), p.dir+"/"+file, 0o644); err != nil {
 		p.t.Fatal(err)
 	}
 	p.sh(`cd "$1" && git add --all && git commit --quiet --allow-empty --message hosts`)
@@ -70,7 +117,7 @@ func (p *project) ctx() context.Context { return p.t.Context() }
 // sh runs shell text on the operator's machine; $1 is the project's folder.
 func (p *project) sh(text string) string {
 	p.t.Helper()
-	out, err := shared.operator.Sh(p.ctx(), text, p.dir)
+	out, err := p.operator.Sh(p.ctx(), text, p.dir)
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -86,10 +133,13 @@ type result struct {
 	took   time.Duration
 }
 
+// helper is the program on an operator's machine.
+const helper = "/src/helper/bin/fleet-helper"
+
 // fleet runs the helper in the project's folder.
 func (p *project) fleet(args ...string) result {
 	p.t.Helper()
-	return p.run(append([]string{"/src/helper/bin/fleet-helper"}, args...)...)
+	return p.run(append([]string{helper}, args...)...)
 }
 
 // deploy runs a deployment without questions.
@@ -98,12 +148,19 @@ func (p *project) deploy(args ...string) result {
 	return p.fleet(append([]string{"deploy", "--yes"}, args...)...)
 }
 
-// run runs a command in the project's folder, without a terminal.
+// run runs a command in the project's folder, without a terminal and with nothing to read.
 func (p *project) run(argv ...string) result {
+	p.t.Helper()
+	return p.feed("", argv...)
+}
+
+// feed is run with a text on standard input.
+func (p *project) feed(stdin string, argv ...string) result {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx(), 3*time.Minute)
 	defer cancel()
 	cmd := p.command(ctx, argv...)
+	cmd.Stdin = strings.NewReader(stdin)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	start := time.Now()
@@ -121,7 +178,7 @@ func (p *project) run(argv ...string) result {
 
 func (p *project) command(ctx context.Context, argv ...string) *exec.Cmd {
 	p.t.Helper()
-	cmd, err := shared.operator.Command(ctx, append([]string{"bash", "-c", `cd "$1" && shift && exec "$@"`, "bash", p.dir}, argv...)...)
+	cmd, err := p.operator.Command(ctx, append([]string{"bash", "-c", `cd "$1" && shift && exec "$@"`, "bash", p.dir}, argv...)...)
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -19,15 +19,9 @@
     inputs.flake-parts.lib.mkFlake { inherit inputs; } {
       systems = [ "x86_64-linux" ];
       imports = [ inputs.fleet.flakeModules.default ];
-      fleetConfigurations.default =
-        { lib, ... }:
-        {
-          hosts = lib.mapAttrs (_: host: {
-            system = "x86_64-linux";
-            tags = host.tags or [ ];
-            deploy = host.deploy or { };
-            nixos = import ./host.nix host;
-          }) (builtins.fromJSON (builtins.readFile ./hosts.json));
-        };
+      fleetConfigurations = {
+        default = import ./fleet.nix ./hosts.json;
+      }
+      // (if builtins.pathExists ./staging.json then { staging = import ./fleet.nix ./staging.json; } else { });
     };
 }

@@ -23,6 +23,11 @@ host:
       head -c ${toString (host.ballastMiB * 1048576)} /dev/urandom >$out
     '';
   };
+  environment.etc.pieces = lib.mkIf (host ? pieces) {
+    text = lib.concatMapStringsSep "\n" (
+      n: "${pkgs.runCommand "piece-${n}" { } "head -c 65536 /dev/urandom >$out"}"
+    ) (map toString (lib.range 1 host.pieces));
+  };
   systemd.services.cluster-test = {
     wantedBy = [ "multi-user.target" ];
     serviceConfig = {
