@@ -33,7 +33,7 @@ type Reporter interface {
 type Timeouts struct {
 	// Dial bounds connecting and authenticating, where a person may be asked for a passphrase; default 60 s.
 	Dial time.Duration
-	// Probe bounds the look at the host; default 30 s.
+	// Probe bounds the look at the host, and with it the opening of the first channel; default 60 s.
 	Probe time.Duration
 	// Upload bounds sending the helper; default 5 minutes.
 	Upload time.Duration
@@ -54,7 +54,7 @@ func (t Timeouts) withDefaults() Timeouts {
 		field *time.Duration
 		value time.Duration
 	}{
-		{&t.Dial, time.Minute}, {&t.Probe, 30 * time.Second}, {&t.Upload, 5 * time.Minute}, {&t.Elevate, time.Minute},
+		{&t.Dial, time.Minute}, {&t.Probe, time.Minute}, {&t.Upload, 5 * time.Minute}, {&t.Elevate, time.Minute},
 		{&t.Start, 3 * time.Minute}, {&t.Attach, 30 * time.Second}, {&t.Answer, 5 * time.Minute}, {&t.Close, 5 * time.Second},
 	} {
 		if *d.field <= 0 {

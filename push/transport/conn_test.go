@@ -18,6 +18,12 @@ func writeFile(path string, content []byte) error { return os.WriteFile(path, co
 
 // TestSilenceEndsAConnection uses a client whose server is gone: the times are exact in a bubble.
 func TestSilenceEndsAConnection(t *testing.T) {
+	t.Run("in use", func(t *testing.T) { silenceEnds(t, true, 20*time.Second) })
+	// sshd says nothing while PAM waits for a login manager that is dead.
+	t.Run("before the first channel", func(t *testing.T) { silenceEnds(t, false, 45*time.Second) })
+}
+
+func silenceEnds(t *testing.T, used bool, want time.Duration) {
 	synctest.Test(t, func(t *testing.T) {
 		ours, theirs := net.Pipe()
 		limits := Timeouts{Keepalive: 5 * time.Second, KeepaliveCount: 3}.withDefaults()
@@ -28,6 +34,7 @@ func TestSilenceEndsAConnection(t *testing.T) {
 			t.Fatal(err)
 		}
 		conn := newSSHConn("web", "web:22", limits, link, ssh.NewClient(c, channels, requests))
+		conn.used.Store(used)
 		go conn.keepalive()
 		begin := time.Now()
 		err = conn.Wait()
@@ -35,7 +42,7 @@ func TestSilenceEndsAConnection(t *testing.T) {
 		if !errors.As(err, &lost) || !lost.Silent {
 			t.Errorf("error is %v", err)
 		}
-		if took := time.Since(begin); took != 20*time.Second {
+		if took := time.Since(begin); took != want {
 			t.Errorf("noticed after %v", took)
 		}
 	})

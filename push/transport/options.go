@@ -12,7 +12,8 @@ type Timeouts struct {
 	// Connect bounds reaching a server, and then once more the handshake with it and the login; default 15 s. The
 	// time in which a person is asked for a passphrase does not count. The user's ConnectTimeout wins over it.
 	Connect time.Duration
-	// Channel bounds the opening of a channel; default 15 s.
+	// Channel bounds the opening of a channel; default 45 s: a host whose login manager or message bus is dead takes 25 s for
+	// the first one, says nothing meanwhile, and is one that has to be reached.
 	Channel time.Duration
 	// Keepalive is the silence after which the server is asked for a sign of life; default 5 s.
 	// The user's ServerAliveInterval wins over it where it is not 0.
@@ -26,7 +27,7 @@ func (t Timeouts) withDefaults() Timeouts {
 		t.Connect = 15 * time.Second
 	}
 	if t.Channel <= 0 {
-		t.Channel = 15 * time.Second
+		t.Channel = 45 * time.Second
 	}
 	if t.Keepalive <= 0 {
 		t.Keepalive = 5 * time.Second

@@ -66,7 +66,9 @@ type sshConn struct {
 	link                *activeConn
 	client              *ssh.Client
 
-	silent  atomic.Bool
+	silent atomic.Bool
+	// used says that a channel was opened: the server has set up its session.
+	used    atomic.Bool
 	closing atomic.Bool
 	gone    chan struct{}
 
@@ -166,7 +168,11 @@ func (c *sshConn) keepalive() {
 			continue
 		}
 		// Half an interval makes up for a ticker that fires a little early.
-		if time.Since(since) >= c.timeouts.silence()-c.timeouts.Keepalive/2 {
+		limit := c.timeouts.silence()
+		if !c.used.Load() {
+			limit = max(limit, c.timeouts.Channel) // sshd answers nothing while it sets up the session
+		}
+		if time.Since(since) >= limit-c.timeouts.Keepalive/2 {
 			c.silent.Store(true)
 			_ = c.link.Close()
 			return
@@ -213,7 +219,9 @@ func (c *sshConn) Close() error {
 
 // dial opens a byte stream from the server to address, for the next hop.
 func (c *sshConn) dial(ctx context.Context, address string) (net.Conn, error) {
-	return c.client.DialContext(ctx, "tcp", address)
+	conn, err := c.client.DialContext(ctx, "tcp", address)
+	c.used.Store(true)
+	return conn, err
 }
 
 // openChannel opens a session channel within the limits of ctx and the timeouts.
@@ -233,6 +241,7 @@ func (c *sshConn) openChannel(ctx context.Context) (ssh.Channel, <-chan *ssh.Req
 	var err error
 	select {
 	case o := <-result:
+		c.used.Store(true)
 		return o.channel, o.requests, c.startError(o.err)
 	case <-ctx.Done():
 		err = ctx.Err()
