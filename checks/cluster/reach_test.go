@@ -53,11 +53,12 @@ func TestAHostBehindAnotherIsReachedThroughIt(t *testing.T) {
 		p := newProject(t, map[string]hostSpec{h.Name: {Content: text, Deploy: map[string]any{
 			"address": h.Spec.Address, "transport": transport, "jumpHosts": []string{"sudoer@" + relay.Spec.Address},
 		}}})
+		before := logins(t, []*lab.Host{relay})[relay.Name]
 		p.deploy("switch").want(0)
 		if got := content(t, h); got != text {
 			t.Errorf("%s: the host holds %q", transport, got)
 		}
-		if n := logins(t, []*lab.Host{relay})[relay.Name]; n == 0 {
+		if logins(t, []*lab.Host{relay})[relay.Name] == before {
 			t.Errorf("%s: nobody logged in to the relay", transport)
 		}
 	}
