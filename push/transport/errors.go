@@ -48,7 +48,7 @@ func (e *UnreachableError) Timeout() bool { return e.Kind == UnreachableTimeout 
 func (e *UnreachableError) Hint() string {
 	switch e.Kind {
 	case UnreachableDNS:
-		return fmt.Sprintf("set deploy.address of %q to a name that resolves here, or to an IP address", e.Host)
+		return fmt.Sprintf("check that this machine can look up names; if it can, set deploy.address of %q to one that resolves here, or to an IP address", e.Host)
 	case UnreachableRefused:
 		return fmt.Sprintf("check that sshd runs on %q and that deploy.port is its port", e.Host)
 	case UnreachableNoRoute:
@@ -60,6 +60,20 @@ func (e *UnreachableError) Hint() string {
 	}
 	return fmt.Sprintf("check that %q is up and that no firewall drops the connection", e.Host)
 }
+
+// JumpError says that a jump host on the way failed; Err, whose hint holds, says how.
+type JumpError struct {
+	// Host is the target's name in the fleet, Jump what the jump host is called in the plan or the user's configuration.
+	Host, Jump string
+	Err        error
+}
+
+func (e *JumpError) Error() string {
+	return fmt.Sprintf("reach host %q through jump host %q: %v", e.Host, e.Jump, e.Err)
+}
+
+// Unwrap returns what failed.
+func (e *JumpError) Unwrap() error { return e.Err }
 
 // HostKeyKind says what is wrong with a host key.
 type HostKeyKind string

@@ -71,17 +71,14 @@ func (d *native) Dial(ctx context.Context, target Target) (Conn, error) {
 func (d *native) connect(ctx context.Context, target Target, hops []settings, pins []ssh.PublicKey) (_ *sshConn, waited time.Duration, err error) {
 	var last *sshConn
 	for i := range hops {
-		h := &hop{settings: &hops[i], host: target.Host, timeouts: d.options.Timeouts.forHost(&hops[i])}
-		if h.final = i == len(hops)-1; h.final {
-			h.pins, h.acceptNew = pins, target.AcceptNewHostKey
-		}
+		h := newHop(target, hops, i, d.options.Timeouts, pins)
 		next, took, err := d.login(ctx, h, last)
 		waited += took
 		if err != nil {
 			if last != nil {
 				_ = last.Close()
 			}
-			return nil, waited, err
+			return nil, waited, h.blame(target.Host, err)
 		}
 		last = next
 	}
@@ -91,11 +88,30 @@ func (d *native) connect(ctx context.Context, target Target, hops []settings, pi
 // hop is one server on the way, with what decides about it.
 type hop struct {
 	*settings
-	host      string
+	// host is what errors call it: the target by its name in the fleet, a jump host as the user called it.
+	host string
+	// final says that it is the target itself.
 	final     bool
 	pins      []ssh.PublicKey
 	acceptNew bool
 	timeouts  Timeouts
+}
+
+// newHop is hop i on the way to a target. Pins are the target's, and no jump host's new key is ever accepted.
+func newHop(target Target, hops []settings, i int, timeouts Timeouts, pins []ssh.PublicKey) *hop {
+	h := &hop{settings: &hops[i], host: hops[i].given.host, timeouts: timeouts.forHost(&hops[i])}
+	if h.final = i == len(hops)-1; h.final {
+		h.host, h.pins, h.acceptNew = target.Host, pins, target.AcceptNewHostKey
+	}
+	return h
+}
+
+// blame says in an error whose way a jump host was on.
+func (h *hop) blame(target string, err error) error {
+	if h.final {
+		return err
+	}
+	return &JumpError{Host: target, Jump: h.host, Err: err}
 }
 
 // login reaches one server and authenticates both sides. The new connection owns the one that it goes through.

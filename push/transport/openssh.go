@@ -44,17 +44,14 @@ func (d *openSSH) Dial(ctx context.Context, target Target) (Conn, error) {
 	var last *sshConn
 	var socket string
 	for i := range hops {
-		h := &hop{settings: &hops[i], host: target.Host, timeouts: d.options.Timeouts.forHost(&hops[i])}
-		if h.final = i == len(hops)-1; h.final {
-			h.pins, h.acceptNew = pins, target.AcceptNewHostKey
-		}
+		h := newHop(target, hops, i, d.options.Timeouts, pins)
 		m := &master{dialer: d, hop: h, via: socket, noProxy: len(hops) == 1 && target.JumpHosts != nil}
 		next, err := m.open(ctx)
 		if err != nil {
 			if last != nil {
 				_ = last.Close()
 			}
-			return nil, err
+			return nil, h.blame(target.Host, err)
 		}
 		if before := last; before != nil {
 			next.onClose(func() { _ = before.Close() })

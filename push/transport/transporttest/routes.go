@@ -19,6 +19,7 @@ func routeTests() map[string]func(*testing.T, Env) {
 		"several jump hosts are passed in order":              jumpChain,
 		"a jump host's key is checked by its own entry":       jumpUnknownKey,
 		"a jump host that refuses the next hop is named":      jumpRefused,
+		"a jump host that does not answer is named":           jumpDown,
 		"an empty list of jump hosts forbids the configured":  jumpForbidden,
 		"jump hosts in a circle are refused":                  jumpCircle,
 		"a ProxyCommand is used":                              proxyCommand,
@@ -74,7 +75,10 @@ func jumpByConfig(t *testing.T, env Env) {
 		t.Errorf("%+v", got)
 	}
 	jump.Close()
-	unreachable(r, transport.UnreachableRefused)
+	err := refused[*transport.JumpError](r)
+	if err.Host != r.target.Host || err.Jump != "hop" || typed[*transport.UnreachableError](t, err).Kind != transport.UnreachableRefused {
+		t.Errorf("error is %v", err)
+	}
 }
 
 func jumpChain(t *testing.T, env Env) {
@@ -106,6 +110,16 @@ func jumpRefused(t *testing.T, env Env) {
 	r.target.JumpHosts = []string{hostPort(jump)}
 	r.target.Port = freePort(t, "127.0.0.1")
 	unreachable(r, transport.UnreachableProxy)
+}
+
+func jumpDown(t *testing.T, env Env) {
+	r := newRig(t, env)
+	port := strconv.Itoa(freePort(t, "127.0.0.1"))
+	r.target.JumpHosts = []string{"127.0.0.1:" + port}
+	err := refused[*transport.JumpError](r)
+	if err.Host != r.target.Host || err.Jump != "127.0.0.1" || !strings.Contains(err.Err.Error(), "127.0.0.1:"+port) {
+		t.Errorf("error is %v", err)
+	}
 }
 
 func jumpForbidden(t *testing.T, env Env) {
