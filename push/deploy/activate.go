@@ -94,6 +94,10 @@ func (h *hostRun) activate() error {
 		_, _ = log.Write([]byte(e.Log))
 	})
 	log.Flush()
+	var answer *push.AgentError
+	if errors.As(err, &answer) && answer.Code == proto.CodeNotFound {
+		return h.forgotten()
+	}
 	if err != nil {
 		var detached *push.DetachedError
 		if errors.As(err, &detached) {
@@ -101,6 +105,18 @@ func (h *hostRun) activate() error {
 		}
 		return &DetachedError{Host: h.name, Txn: h.report.Txn, Err: err}
 	}
+	return h.conclude(status)
+}
+
+// forgotten judges a transaction that its host does not know any more. Its files do not outlive a boot, so the host has rebooted in
+// the middle of it. What the host is now decides what a person has to do.
+func (h *hostRun) forgotten() error {
+	status := proto.TxnStatus{Action: proto.Action(h.request.Action), State: proto.TxnFailed, Reason: "the host has rebooted during the activation"}
+	if info, err := h.session.Refresh(h.outer); err == nil {
+		status.Current, status.Profile, status.BootDefault = info.Current, info.Profile, info.BootDefault
+		status.Reason += fmt.Sprintf("; it runs %q and boots %q", info.Current, info.BootDefault)
+	}
+	h.report.Txn = ""
 	return h.conclude(status)
 }
 

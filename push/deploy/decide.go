@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"fmt"
 	"slices"
 
 	"fleet/evaluator/plan"
@@ -102,10 +103,11 @@ func judge(host string, want target, status proto.TxnStatus) (Outcome, error) {
 	switch runs, boots := contradicts(status.Current, want.activated), contradicts(status.Profile, want.toplevel) || contradicts(status.BootDefault, want.toplevel); {
 	case status.Action != proto.ActionDryActivate && contradicts(status.Toplevel, want.toplevel):
 		wrong = "the transaction is about another system: " + status.Toplevel
-	case (status.Action == proto.ActionSwitch || status.Action == proto.ActionTest) && runs:
-		wrong = "it reports success, but runs " + status.Current
-	case (status.Action == proto.ActionSwitch || status.Action == proto.ActionBoot) && boots:
-		wrong = "it reports success, but its profile is " + status.Profile + " and it boots " + status.BootDefault
+	case (status.Action == proto.ActionSwitch || status.Action == proto.ActionTest) && (runs || status.Current == ""):
+		wrong = fmt.Sprintf("it reports success, but runs %q", status.Current)
+	case (status.Action == proto.ActionSwitch || status.Action == proto.ActionBoot) && (boots || status.Profile == ""):
+		// No boot default is what an unknown boot loader looks like.
+		wrong = fmt.Sprintf("it reports success, but its profile is %q and it boots %q", status.Profile, status.BootDefault)
 	}
 	if wrong != "" {
 		status.State, status.Step, status.Reason = proto.TxnFailed, "verify", wrong
@@ -126,7 +128,7 @@ func judge(host string, want target, status proto.TxnStatus) (Outcome, error) {
 func contradicts(got, want string) bool { return got != "" && want != "" && got != want }
 
 func judgeFailed(host string, want target, status proto.TxnStatus) (Outcome, error) {
-	if status.Lock != nil || status.Step == "lock" {
+	if status.Lock != nil {
 		return OutcomeLocked, &push.LockedError{Host: host, Holder: status.Lock}
 	}
 	return OutcomeFailed, &ActivationError{Host: host, Status: status, RunsNewBootsOld: runsNewBootsOld(want, status)}

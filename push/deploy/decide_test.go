@@ -74,8 +74,8 @@ func TestAFinishedTransactionIsJudged(t *testing.T) {
 		"test":         {status(proto.ActionTest, proto.TxnCommitted, func(s *proto.TxnStatus) { s.Profile, s.BootDefault = old, old }), OutcomeTested, "", false},
 		"boot":         {status(proto.ActionBoot, proto.TxnCommitted, func(s *proto.TxnStatus) { s.Current = old }), OutcomeStaged, "", false},
 		"dry-activate": {status(proto.ActionDryActivate, proto.TxnCommitted, func(s *proto.TxnStatus) { s.Current, s.Profile, s.BootDefault = old, old, old }), OutcomeDryActivated, "", false},
-		"success that contradicts itself: another system runs": {status(proto.ActionSwitch, proto.TxnCommitted, func(s *proto.TxnStatus) { s.Current = old }), OutcomeFailed, "it reports success, but runs /nix/store/old", false},
-		"success that contradicts itself: another boots":       {status(proto.ActionSwitch, proto.TxnCommitted, func(s *proto.TxnStatus) { s.BootDefault = old }), OutcomeFailed, "it boots /nix/store/old", true},
+		"success that contradicts itself: another system runs": {status(proto.ActionSwitch, proto.TxnCommitted, func(s *proto.TxnStatus) { s.Current = old }), OutcomeFailed, `it reports success, but runs "/nix/store/old"`, false},
+		"success that contradicts itself: another boots":       {status(proto.ActionSwitch, proto.TxnCommitted, func(s *proto.TxnStatus) { s.BootDefault = old }), OutcomeFailed, `it boots "/nix/store/old"`, true},
 		"success of another system":                            {status(proto.ActionBoot, proto.TxnCommitted, func(s *proto.TxnStatus) { s.Toplevel = old }), OutcomeFailed, "about another system", false},
 		"units failed: runs new, boots old": {status(proto.ActionSwitch, proto.TxnFailed, func(s *proto.TxnStatus) {
 			s.Step, s.ExitCode, s.Profile, s.BootDefault = "test", 4, old, old
@@ -87,6 +87,12 @@ func TestAFinishedTransactionIsJudged(t *testing.T) {
 		"locked": {status(proto.ActionSwitch, proto.TxnFailed, func(s *proto.TxnStatus) {
 			s.Step, s.Lock = "lock", &proto.LockHolder{Owner: "bob@laptop", Txn: "t0", Since: "2026-11-01T12:00:00Z"}
 		}), OutcomeLocked, "bob@laptop", false},
+		"aborted before it began, which is nobody else's lock": {status(proto.ActionSwitch, proto.TxnFailed, func(s *proto.TxnStatus) {
+			s.Step, s.Reason, s.Current, s.Profile, s.BootDefault = "lock", "aborted before it began", old, old, old
+		}), OutcomeFailed, "aborted before it began", false},
+		"success that does not say what runs":          {status(proto.ActionTest, proto.TxnCommitted, func(s *proto.TxnStatus) { s.Current = "" }), OutcomeFailed, `runs ""`, false},
+		"success that does not know the profile":       {status(proto.ActionBoot, proto.TxnCommitted, func(s *proto.TxnStatus) { s.Profile = "" }), OutcomeFailed, `its profile is ""`, false},
+		"success with a boot loader that nobody knows": {status(proto.ActionSwitch, proto.TxnCommitted, func(s *proto.TxnStatus) { s.BootDefault = "" }), OutcomeSwitched, "", false},
 		"not ended": {status(proto.ActionSwitch, proto.TxnSwitching, nil), OutcomeFailed, "no reason", false},
 	} {
 		t.Run(name, func(t *testing.T) {

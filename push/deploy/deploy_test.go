@@ -208,8 +208,12 @@ func TestALockOfAnotherOperatorIsSeenBeforeTimeIsSpent(t *testing.T) {
 
 func TestALockThatIsTakenInBetweenIsSeenToo(t *testing.T) {
 	for name, change := range map[string]func(*fakeHost){
-		"by begin":           func(h *fakeHost) { h.begin = &push.LockedError{Host: "a"} },
-		"by the transaction": func(h *fakeHost) { h.status = func(s *proto.TxnStatus) { s.State, s.Step = proto.TxnFailed, "lock" } },
+		"by begin": func(h *fakeHost) { h.begin = &push.LockedError{Host: "a"} },
+		"by the transaction": func(h *fakeHost) {
+			h.status = func(s *proto.TxnStatus) {
+				s.State, s.Step, s.Lock = proto.TxnFailed, "lock", &proto.LockHolder{Owner: "bob"}
+			}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld("a")
@@ -218,6 +222,26 @@ func TestALockThatIsTakenInBetweenIsSeenToo(t *testing.T) {
 				t.Errorf("exit %d, %v", report.ExitCode(), report.Err())
 			}
 		})
+	}
+}
+
+func TestAHostThatRebootedDuringTheActivationHasFailed(t *testing.T) {
+	w := newWorld("a")
+	w.hook = func(_ context.Context, _, what string) error {
+		if what == "attach" {
+			return &push.AgentError{Host: "a", Method: proto.MethodAttach, Code: proto.CodeNotFound, Message: "transaction is not known"}
+		}
+		return nil
+	}
+	report := w.run(t.Context(), t, nil)
+	if report.ExitCode() != ExitHostsFailed || report.Hosts[0].Outcome != OutcomeFailed || report.Hosts[0].Txn != "" {
+		t.Errorf("exit %d, %+v", report.ExitCode(), report.Hosts[0])
+	}
+	var failed *ActivationError
+	if err := report.Err(); !errors.As(err, &failed) || !strings.Contains(err.Error(), "rebooted during the activation") || !strings.Contains(err.Error(), "nixos-a-1") {
+		t.Errorf("error %v", err)
+	} else if hint := failed.Hint(); strings.Contains(hint, "attach") {
+		t.Errorf("hint %q", hint)
 	}
 }
 

@@ -194,5 +194,8 @@ func (e *ActivationError) Hint() string {
 	if len(e.Status.FailedUnits) > 0 {
 		return fmt.Sprintf("on %s: journalctl -b -u %s; mend the configuration and deploy again, a reboot brings the old system back", e.Host, e.Status.FailedUnits[0].Name)
 	}
+	if e.Status.Txn == "" {
+		return fmt.Sprintf("fleet status --on %s shows what it runs and boots; then deploy again", e.Host)
+	}
 	return fmt.Sprintf("fleet attach %s %s prints the whole log again", e.Host, e.Status.Txn)
 }
