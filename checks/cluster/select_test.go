@@ -52,7 +52,7 @@ func TestSelectorsChooseHosts(t *testing.T) {
 		{"syntax", "", []string{"--on", "@web & ("}, "@web & ("},
 		{"nothing is left", "", []string{"--on", "@db", "--exclude", "db-*"}, "none of the 3 hosts"},
 		{"unknown host in an exclusion", "", []string{"--exclude", "web-3"}, "web-3"},
-		{"empty standard input", "", []string{"--on", "-"}, "selectors: there is none"},
+		{"empty standard input", "", []string{"--on", "-"}, "the input holds none"},
 		{"unknown host on standard input", "web-1\nmail-1\n", []string{"--on", "-"}, "mail-1"},
 	} {
 		r := p.feed(tt.stdin, slices.Concat([]string{helper, "deploy", "--yes"}, tt.args)...)

@@ -141,7 +141,7 @@ func (o *selectOptions) apply(p *plan.Plan, stdin io.Reader) ([]string, error) {
 	if i := slices.Index(on, "-"); i >= 0 {
 		read, err := plan.SelectFrom(stdin)
 		if err != nil {
-			return nil, &cli.UsageError{Err: err}
+			return nil, &cli.UsageError{Err: fmt.Errorf("--on -: %w", err), Remedy: "write selectors to standard input, one a line; an empty list never means all hosts"}
 		}
 		on = slices.Concat(on[:i], read, on[i+1:])
 	}

@@ -181,7 +181,7 @@ func SelectFrom(r io.Reader) ([]string, error) {
 		return nil, fmt.Errorf("read selectors: %w", err)
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("read selectors: there is none")
+		return nil, fmt.Errorf("read selectors: the input holds none")
 	}
 	return out, nil
 }

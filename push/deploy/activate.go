@@ -28,6 +28,20 @@ func (e *DetachedError) Unwrap() error { return e.Err }
 // Hint is the command that attaches to it again.
 func (e *DetachedError) Hint() string { return fmt.Sprintf("fleet attach %s %s", e.Host, e.Txn) }
 
+// NotRootError says that we may push to a host, but activate nothing there. Nothing was sent.
+type NotRootError struct {
+	Host string
+}
+
+func (e *NotRootError) Error() string {
+	return fmt.Sprintf("activate on %q: only root can activate a system, and the login user does not become root", e.Host)
+}
+
+// Hint names the settings.
+func (e *NotRootError) Hint() string {
+	return fmt.Sprintf(`log in as root (hosts.%[1]s.deploy.user), or let the user become root: hosts.%[1]s.deploy.elevation = "auto"; push works as it is`, e.Host)
+}
+
 // SpecialisationError says that a host shall run a specialisation that its system does not have.
 type SpecialisationError struct {
 	Host, Name string

@@ -225,6 +225,19 @@ func TestALockThatIsTakenInBetweenIsSeenToo(t *testing.T) {
 	}
 }
 
+func TestWithoutRootNothingIsPushedThatCannotBeActivated(t *testing.T) {
+	w := newWorld("a")
+	w.hosts["a"].info.Root = false
+	report := w.run(t.Context(), t, nil)
+	var refused *NotRootError
+	if report.ExitCode() != ExitHostsFailed || !errors.As(report.Err(), &refused) || w.did("a build") || w.did("a push") {
+		t.Errorf("exit %d, %v, %v", report.ExitCode(), report.Err(), w.log)
+	}
+	if report := w.run(t.Context(), t, func(_ *Deployer, r *Request) { r.Action = ActionPush }); report.ExitCode() != ExitOK {
+		t.Errorf("a push needs no root: %v", report.Err())
+	}
+}
+
 func TestAHostThatRebootedDuringTheActivationHasFailed(t *testing.T) {
 	w := newWorld("a")
 	w.hook = func(_ context.Context, _, what string) error {

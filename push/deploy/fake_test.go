@@ -60,7 +60,7 @@ func newWorld(names ...string) *world {
 	for _, name := range names {
 		w.plan.Hosts[name] = plan.Host{System: "x86_64-linux", Tags: []string{"all"}, Deploy: plan.Deploy{Address: name, Transport: "native", BuildOn: "operator"}}
 		old := toplevel(name, 1)
-		w.hosts[name] = &fakeHost{info: proto.HostInfo{Current: old, Profile: old, BootDefault: old, Generation: 1}, valid: map[string]bool{old: true}}
+		w.hosts[name] = &fakeHost{info: proto.HostInfo{Root: true, Current: old, Profile: old, BootDefault: old, Generation: 1}, valid: map[string]bool{old: true}}
 	}
 	return w
 }

@@ -63,6 +63,10 @@ func (h *hostRun) steps() error {
 	if h.isUnchanged() {
 		return h.skip(plan.StepBuild, plan.StepPush, plan.StepActivate)
 	}
+	if h.request.Action.Activates() && !h.info.Root {
+		h.step = plan.StepActivate
+		return &NotRootError{Host: h.name}
+	}
 	if err := h.do(plan.StepBuild, h.build); err != nil {
 		return err
 	}
