@@ -49,5 +49,9 @@ check-cluster: build
 bench: setup build
 	go test -tags cluster,bench -count=1 -timeout 10m -v -run SixteenHosts ./checks/cluster
 
+# Every fuzz test for FUZZTIME (10s).
+fuzz:
+	checks/fuzz
+
 clean:
 	rm -rf bin

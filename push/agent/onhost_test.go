@@ -26,6 +26,7 @@ func TestOnAHostWithSystemd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(l.RemoveOnInterrupt())
 	if err := l.Down(t.Context()); err != nil { // what an earlier run left
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -154,6 +155,27 @@ func (l *Lab) Down(ctx context.Context) error {
 		return err
 	}
 	return os.RemoveAll(l.dir)
+}
+
+// RemoveOnInterrupt takes the lab down and ends the process when it is interrupted or told to end, until stop is called.
+// Hosts are no children of the process and would outlive it.
+func (l *Lab) RemoveOnInterrupt() (stop func()) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, unix.SIGTERM)
+	go func() {
+		if _, ok := <-signals; !ok {
+			return
+		}
+		fmt.Fprintln(os.Stderr, "testbed: interrupted, removing the hosts")
+		if err := l.Down(context.Background()); err != nil {
+			fmt.Fprintln(os.Stderr, "testbed:", err)
+		}
+		os.Exit(130)
+	}()
+	return func() {
+		signal.Stop(signals)
+		close(signals)
+	}
 }
 
 // command runs a program of the machine and returns what it printed, stdout and stderr together.
