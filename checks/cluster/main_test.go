@@ -97,7 +97,7 @@ func (b *bed) up(ctx context.Context) error {
 	if b.release, err = l.Claim(); err != nil {
 		return err
 	}
-	l.RemoveOnInterrupt() // for as long as the process lives
+	l.RemoveOnInterrupt()               // for as long as the process lives
 	if err := l.Down(ctx); err != nil { // what an earlier run left
 		return err
 	}
