@@ -158,10 +158,12 @@ func (l *lab) addHelper(t *testing.T) storepath.Path {
 	}
 	command(t, "cp", "--reflink=auto", self, filepath.Join(bin, "fleet-helper"))
 	path := l.add(t, filepath.Dir(bin))
-	file := filepath.Join(l.dir, "helper.path")
+	// In one step, since other tests may be looking, or writing the same.
+	file := fmt.Sprintf("%s.%s", known, filepath.Base(l.dir))
 	write(t, file, path.String(), 0o644)
-	// In one step, since other tests may be looking.
-	command(t, "mv", "-T", file, known)
+	if err := os.Rename(file, known); err != nil {
+		t.Fatal(err)
+	}
 	return path
 }
 
