@@ -66,6 +66,8 @@ func (l *Lab) Up(ctx context.Context, name string, spec Spec, say func(string)) 
 	if err != nil {
 		return nil, err
 	}
+	l.booting.RLock() // held for ever once the lab is taken down by an interrupt
+	defer l.booting.RUnlock()
 	h := &Host{Name: name, Spec: spec, lab: l}
 	if h.PID() != 0 {
 		return h, nil
@@ -212,13 +214,28 @@ func (h *Host) waitGone(ctx context.Context, pid int) error {
 	return nil
 }
 
-// stop ends the supervisor first, so that it does not boot the host again, then all of the host's processes.
+// stop kills all of the host's processes and returns once its supervisor, which collects PID 1 and is told not to boot the host
+// again, is gone. A PID 1 that nobody collects would keep its group for as long as the machine's init takes.
 func (h *Host) stop() error {
-	if data, err := os.ReadFile(h.path("supervisor.pid")); err == nil {
-		if pid, err := strconv.Atoi(string(data)); err == nil && h.isSupervisor(pid) {
-			_ = unix.Kill(pid, unix.SIGKILL)
-		}
+	data, err := os.ReadFile(h.path("supervisor.pid"))
+	if err != nil {
+		return h.killCgroup()
 	}
+	pid, err := strconv.Atoi(string(data))
+	if err != nil {
+		return h.killCgroup()
+	}
+	for range 250 {
+		if !h.isSupervisor(pid) {
+			return h.killCgroup()
+		}
+		_ = unix.Kill(pid, unix.SIGTERM)
+		if err := h.killCgroup(); err != nil {
+			return err
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	_ = unix.Kill(pid, unix.SIGKILL)
 	return h.killCgroup()
 }
 

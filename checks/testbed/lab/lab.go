@@ -18,7 +18,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -40,6 +42,8 @@ type Lab struct {
 	dir  string
 	// repo is where the boot stage of the NixOS stand-in is found.
 	repo string
+	// booting is read-held while a host is brought up.
+	booting sync.RWMutex
 }
 
 // Open returns a lab by name; it need not exist yet. Repo is the project's root.
@@ -146,12 +150,11 @@ func (l *Lab) Down(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var errs []error
+	var group errgroup.Group
 	for _, host := range hosts {
-		errs = append(errs, host.Remove(ctx))
+		group.Go(func() error { return host.Remove(ctx) })
 	}
-	errs = append(errs, l.removeBridge(ctx))
-	if err := errors.Join(errs...); err != nil {
+	if err := errors.Join(group.Wait(), l.removeBridge(ctx)); err != nil {
 		return err
 	}
 	return os.RemoveAll(l.dir)
@@ -167,6 +170,7 @@ func (l *Lab) RemoveOnInterrupt() (stop func()) {
 			return
 		}
 		fmt.Fprintln(os.Stderr, "testbed: interrupted, removing the hosts")
+		l.booting.Lock() // waits for hosts that are just coming up, and lets no other come
 		if err := l.Down(context.Background()); err != nil {
 			fmt.Fprintln(os.Stderr, "testbed:", err)
 		}

@@ -51,7 +51,17 @@ ip -n "$1" link set br0 up
 ip -n "$1" link set lo up`, l.bridgeNS())
 }
 
+// removeBridge removes the bridge, and what an earlier run may have left of hosts that are not known any more.
 func (l *Lab) removeBridge(ctx context.Context) error {
+	left, err := filepath.Glob(filepath.Join(netnsDir, l.bridgeNS()+"-*"))
+	if err != nil {
+		return err
+	}
+	for _, path := range left {
+		if err := removeNetNS(ctx, filepath.Base(path)); err != nil {
+			return err
+		}
+	}
 	return removeNetNS(ctx, l.bridgeNS())
 }
 

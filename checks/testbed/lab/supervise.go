@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -45,7 +46,14 @@ func Supervise() bool {
 
 // supervise boots the host again and again, until it powers off.
 func (h *Host) supervise() error {
+	stopped := make(chan os.Signal, 1)
+	signal.Notify(stopped, unix.SIGTERM)
 	for {
+		select {
+		case <-stopped:
+			return nil
+		default:
+		}
 		rebooted, err := h.bootOnce()
 		if err != nil || !rebooted {
 			return err

@@ -68,8 +68,8 @@ type Env struct {
 // TTY is the controlling terminal.
 type TTY interface {
 	io.ReadWriteCloser
-	// ReadPassword reads a line without echo; the terminal is restored when ctx ends too.
-	ReadPassword(ctx context.Context) ([]byte, error)
+	// ReadPassword shows prompt, once nothing that is typed is echoed any more, and reads a line. The terminal is restored when ctx ends too.
+	ReadPassword(ctx context.Context, prompt string) ([]byte, error)
 	// ReadLine reads a line with echo; closing the terminal is what ends it when ctx does.
 	ReadLine(ctx context.Context) (string, error)
 }

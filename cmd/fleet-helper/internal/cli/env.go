@@ -64,7 +64,7 @@ const (
 )
 
 // ReadPassword reads in raw mode, so that nothing is echoed whatever is typed ahead. Ctrl-C interrupts the process as ever.
-func (t terminal) ReadPassword(ctx context.Context) ([]byte, error) {
+func (t terminal) ReadPassword(ctx context.Context, prompt string) ([]byte, error) {
 	raw, err := t.SyscallConn()
 	if err != nil {
 		return nil, fmt.Errorf("read password: %w", err)
@@ -78,6 +78,9 @@ func (t terminal) ReadPassword(ctx context.Context) ([]byte, error) {
 		var failed error
 		err := raw.Control(func(fd uintptr) { failed = term.Restore(int(fd), old) })
 		return errors.Join(err, failed)
+	}
+	if _, err := t.WriteString(prompt); err != nil {
+		return nil, errors.Join(fmt.Errorf("ask on the terminal: %w", err), restore())
 	}
 	password, err := readInput(ctx, t.File, typePassword)
 	return password, errors.Join(err, restore())

@@ -82,7 +82,7 @@ func TestAPasswordIsReadWithoutEcho(t *testing.T) {
 			person, path := pty(t)
 			tty := open(t, path)
 			typed(t, person, test.typed)
-			got, err := tty.ReadPassword(t.Context())
+			got, err := tty.ReadPassword(t.Context(), "")
 			if err != nil || string(got) != test.want {
 				t.Errorf("got %q, %v", got, err)
 			}
@@ -98,7 +98,7 @@ func TestAPromptEndsWithItsContextAndRestoresTheTerminal(t *testing.T) {
 	tty := open(t, path)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := tty.ReadPassword(ctx); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := tty.ReadPassword(ctx, ""); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
 	if isRaw(t, tty) {
@@ -121,7 +121,7 @@ func TestCtrlCInAPromptInterrupts(t *testing.T) {
 		}
 		typed(t, person, "half a pass\x03")
 	}()
-	if _, err := tty.ReadPassword(ctx); !errors.Is(err, context.Canceled) {
+	if _, err := tty.ReadPassword(ctx, ""); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 	<-ctx.Done()
@@ -145,7 +145,7 @@ func TestAnEndlessLineIsRefused(t *testing.T) {
 			_, _ = person.WriteString(fmt.Sprintf("%01000d", 0))
 		}
 	}()
-	if _, err := tty.ReadPassword(t.Context()); err == nil {
+	if _, err := tty.ReadPassword(t.Context(), ""); err == nil {
 		t.Error("it was taken")
 	}
 }

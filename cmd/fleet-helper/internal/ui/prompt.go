@@ -32,10 +32,7 @@ func (p *Prompter) Password(ctx context.Context, prompt string) ([]byte, error) 
 		return nil, cli.WithHint(fmt.Errorf("ask %q: %w", text.Line(prompt), err), "run it from a terminal, or configure a login that needs no password (root by key, or passwordless sudo)")
 	}
 	defer done()
-	if _, err := fmt.Fprintf(tty, "%s ", strings.TrimSpace(text.Line(prompt))); err != nil {
-		return nil, fmt.Errorf("ask on the terminal: %w", err)
-	}
-	password, err := tty.ReadPassword(ctx)
+	password, err := tty.ReadPassword(ctx, strings.TrimSpace(text.Line(prompt))+" ")
 	fmt.Fprintln(tty)
 	return password, err
 }

@@ -330,7 +330,8 @@ type person struct {
 }
 
 func (p *person) Close() error { p.closed = true; return nil }
-func (p *person) ReadPassword(context.Context) ([]byte, error) {
+func (p *person) ReadPassword(_ context.Context, prompt string) ([]byte, error) {
+	p.WriteString(prompt)
 	return []byte(p.answer), nil
 }
 func (p *person) ReadLine(context.Context) (string, error) { return p.answer, nil }
