@@ -39,15 +39,21 @@ func pathError(code proto.ErrorCode, path, format string, args ...any) *proto.Er
 
 // missing protects the paths from garbage collection first, so that what is valid now stays so.
 func (s *session) missing(ctx context.Context, req proto.MissingRequest) (proto.MissingResult, error) {
-	paths, err := parsePaths(req.Paths)
-	if err != nil {
-		return proto.MissingResult{}, proto.Errorf(proto.CodeUsage, "%v", err)
-	}
-	conn, err := s.protect(ctx, paths)
+	paths, conn, err := s.protectNamed(ctx, req.Paths)
 	if err != nil {
 		return proto.MissingResult{}, err
 	}
 	return invalid(ctx, conn, paths)
+}
+
+// protectNamed parses paths of a request and protects them.
+func (s *session) protectNamed(ctx context.Context, names []string) ([]storepath.Path, *daemon.Conn, error) {
+	paths, err := parsePaths(names)
+	if err != nil {
+		return nil, nil, proto.Errorf(proto.CodeUsage, "%v", err)
+	}
+	conn, err := s.protect(ctx, paths)
+	return paths, conn, err
 }
 
 // invalid returns those of the paths that are not valid.
@@ -71,11 +77,7 @@ func invalid(ctx context.Context, conn *daemon.Conn, paths []storepath.Path) (pr
 
 // substitute lets the host's substituters serve. What they do not have is no error.
 func (s *session) substitute(ctx context.Context, req proto.SubstituteRequest) (proto.MissingResult, error) {
-	paths, err := parsePaths(req.Paths)
-	if err != nil {
-		return proto.MissingResult{}, proto.Errorf(proto.CodeUsage, "%v", err)
-	}
-	conn, err := s.protect(ctx, paths)
+	paths, conn, err := s.protectNamed(ctx, req.Paths)
 	if err != nil {
 		return proto.MissingResult{}, err
 	}

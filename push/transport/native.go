@@ -47,11 +47,7 @@ const slowHuman = 20 * time.Second
 
 // Dial implements [Dialer].
 func (d *native) Dial(ctx context.Context, target Target) (Conn, error) {
-	pins, err := parsePins(target.HostKeys)
-	if err != nil {
-		return nil, &ConfigError{Host: target.Host, Address: target.Address, Err: err, Remedy: "set deploy.hostKeys to lines as `ssh-keyscan` prints them, without the name"}
-	}
-	hops, err := d.resolver.route(ctx, target)
+	hops, pins, err := d.resolver.routeAndPins(ctx, target)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"fleet/closure/run"
 )
 
@@ -30,6 +32,16 @@ const resolveTimeout = 10 * time.Second
 
 // maxHops bounds a chain of jump hosts; a longer one is a loop.
 const maxHops = 8
+
+// routeAndPins is what every dialer needs before it begins: a target's hops, and the only keys that are acceptable of it.
+func (r *resolver) routeAndPins(ctx context.Context, t Target) ([]settings, []ssh.PublicKey, error) {
+	pins, err := parsePins(t.HostKeys)
+	if err != nil {
+		return nil, nil, &ConfigError{Host: t.Host, Address: t.Address, Err: err, Remedy: "set deploy.hostKeys to lines as `ssh-keyscan` prints them, without the name"}
+	}
+	hops, err := r.route(ctx, t)
+	return hops, pins, err
+}
 
 // route returns the machines to log in to, in order; the target is the last one.
 func (r *resolver) route(ctx context.Context, t Target) ([]settings, error) {

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -153,7 +154,7 @@ func (h *Host) Command(ctx context.Context, argv ...string) (*exec.Cmd, error) {
 	}
 	args := append([]string{"--target", strconv.Itoa(pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wdns=/root", "--",
 		"env", "-i", "PATH=/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "USER=root",
-		"LANG=C.UTF-8", "TERM=" + cmpOr(os.Getenv("TERM"), "dumb")}, argv...)
+		"LANG=C.UTF-8", "TERM=" + cmp.Or(os.Getenv("TERM"), "dumb")}, argv...)
 	return exec.CommandContext(ctx, "nsenter", args...), nil
 }
 
@@ -258,11 +259,4 @@ func (h *Host) Remove(ctx context.Context) error {
 	}
 	h.removeCgroup(ctx)
 	return os.RemoveAll(h.path())
-}
-
-func cmpOr(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
