@@ -145,6 +145,7 @@ func (p *Plan) normalise() {
 		p.Hosts = map[string]Host{}
 	}
 	p.Warnings = notNil(p.Warnings)
+	p.SharedSecrets = normaliseSecrets(p.SharedSecrets)
 	for name, h := range p.Hosts {
 		h.Tags = notNil(h.Tags)
 		h.Deploy.HostKeys = notNil(h.Deploy.HostKeys)
@@ -159,12 +160,36 @@ func (p *Plan) normalise() {
 }
 
 func normaliseRecord(r *Record) {
+	if r.Specs != nil {
+		specs := *r.Specs
+		specs.Secrets, specs.Missing = normaliseSecrets(specs.Secrets), notNil(specs.Missing)
+		r.Specs = &specs
+	}
 	if r.System == nil {
 		return
 	}
 	s := *r.System
 	s.Specialisations = notNil(s.Specialisations)
 	r.System = &s
+}
+
+func normaliseSecrets(secrets map[string]Secret) map[string]Secret {
+	out := make(map[string]Secret, len(secrets))
+	for name, s := range secrets {
+		s.Owners = notNil(s.Owners)
+		if s.Generator != nil {
+			g := *s.Generator
+			if g.Dependencies == nil {
+				g.Dependencies = map[string]string{}
+			}
+			if len(g.Data) == 0 {
+				g.Data = json.RawMessage("null")
+			}
+			s.Generator = &g
+		}
+		out[name] = s
+	}
+	return out
 }
 
 func notNil(list []string) []string {

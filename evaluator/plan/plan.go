@@ -16,6 +16,8 @@ type Plan struct {
 	// Helpers says, per target system, which helper is pushed as the agent.
 	Helpers map[string]Helper `json:"helpers"`
 	Hosts   map[string]Host   `json:"hosts"`
+	// SharedSecrets are the secrets that several hosts own, by name.
+	SharedSecrets map[string]Secret `json:"sharedSecrets"`
 	// Warnings come from the fleet's own modules.
 	Warnings []string `json:"warnings"`
 	// Records is present where a plan was printed with its records, which is what the static backend reads.
@@ -72,7 +74,9 @@ type Deploy struct {
 
 // Record is what had to be evaluated in a host's own modules.
 type Record struct {
-	// System is nil where it was not asked for.
+	// Specs is nil where it was not asked for.
+	Specs *Specs `json:"specs,omitempty"`
+	// System is nil where it was not asked for, and where Specs.Missing says that it cannot be evaluated yet.
 	System *System `json:"system,omitempty"`
 }
 

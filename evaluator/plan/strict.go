@@ -34,6 +34,11 @@ type shape struct {
 }
 
 func (s *shape) value(path string, t reflect.Type) error {
+	if t == reflect.TypeFor[json.RawMessage]() {
+		// Whatever it is, it is somebody else's to look at.
+		var any json.RawMessage
+		return locate(s.data, s.dec.Decode(&any))
+	}
 	tok, err := s.dec.Token()
 	if err != nil {
 		return locate(s.data, err)

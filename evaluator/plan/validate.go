@@ -55,6 +55,20 @@ func (p *Plan) Validate() error {
 		v.host(join("hosts", name), name, h)
 	}
 	v.buildOn(p.Hosts)
+	for name, secret := range p.SharedSecrets {
+		path := join("sharedSecrets", name)
+		v.secret(path, name, secret)
+		for i, owner := range secret.Owners {
+			if _, ok := p.Hosts[owner]; !ok {
+				v.add(fmt.Sprintf("%s.owners[%d]", path, i), "%s is no host of the fleet%s", quote(owner), didYouMean(owner, slices.Sorted(maps.Keys(p.Hosts)), ""))
+			}
+		}
+		if g := secret.Generator; g != nil && g.On != nil {
+			if _, ok := p.Hosts[*g.On]; !ok {
+				v.add(path+".generator.on", "%s is no host of the fleet%s", quote(*g.On), didYouMean(*g.On, slices.Sorted(maps.Keys(p.Hosts)), ""))
+			}
+		}
+	}
 	for name, r := range p.Records {
 		path := join("records", name)
 		if _, ok := p.Hosts[name]; !ok {
@@ -196,6 +210,12 @@ func buildCircle(hosts map[string]Host, start string) []string {
 }
 
 func (v *validation) record(path string, r Record) {
+	if r.Specs != nil {
+		for name, secret := range r.Specs.Secrets {
+			v.secret(join(path+".specs.secrets", name), name, secret)
+		}
+		v.checkAll(path+".specs.missing", r.Specs.Missing, checkSecretID)
+	}
 	if r.System == nil {
 		return
 	}
