@@ -1,7 +1,7 @@
 // Package hostkeys keeps the pinned keys of a fleet's hosts in its state: fleet-state/<fleet>/hosts/<host>.json in
 // the flake's work tree, one small file a host, so that git merges them without conflicts and Nix reads them purely.
 //
-// A key that is pinned is what a host must prove to have, for SSH and, later, for secrets. What is written here was accepted
+// A key that is pinned is what a host must prove to have, for SSH and for secrets. What is written here was accepted
 // by a person or by the user's known_hosts; the file says which. Private keys never come near it.
 package hostkeys
 
@@ -139,20 +139,34 @@ func (s *Store) Path(host string) string {
 // Keys returns the pinned keys of every host that has any, as "type base64". No state at all is no pins.
 func (s *Store) Keys() (map[string][]string, error) {
 	keys := map[string][]string{}
+	err := s.each(func(host string, f *file) error {
+		for _, pin := range f.Recipients {
+			keys[host] = append(keys[host], pin.Key)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return keys, nil
+}
+
+// each visits every host's file, by their names' order.
+func (s *Store) each(visit func(host string, f *file) error) error {
 	root, err := os.OpenRoot(s.dir)
 	if err != nil {
-		return nil, fmt.Errorf("read pinned host keys: %w", err)
+		return fmt.Errorf("read pinned host keys: %w", err)
 	}
 	defer root.Close()
 	folder := filepath.Dir(s.Path("x"))
 	entries, err := fs.ReadDir(root.FS(), folder)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return keys, nil
+		return nil
 	case err != nil:
-		return nil, fmt.Errorf("read pinned host keys: %w", err)
+		return fmt.Errorf("read pinned host keys: %w", err)
 	case len(entries) > maxFiles:
-		return nil, fmt.Errorf("read pinned host keys: more than %d files in %q", maxFiles, folder)
+		return fmt.Errorf("read pinned host keys: more than %d files in %q", maxFiles, folder)
 	}
 	for _, entry := range entries {
 		host, isJSON := strings.CutSuffix(entry.Name(), ".json")
@@ -160,14 +174,14 @@ func (s *Store) Keys() (map[string][]string, error) {
 			continue
 		}
 		f, err := s.read(root, host)
-		if err != nil {
-			return nil, err
+		if err == nil {
+			err = visit(host, f)
 		}
-		for _, pin := range f.Recipients {
-			keys[host] = append(keys[host], pin.Key)
+		if err != nil {
+			return err
 		}
 	}
-	return keys, nil
+	return nil
 }
 
 // read returns a host's file, empty where there is none.
@@ -223,13 +237,38 @@ func parse(data []byte) (*file, error) {
 // key of the same type pinned is an error: replacing a key is a person's decision. The error is an
 // [*UntrackedError] where only git was not told.
 func (s *Store) Record(ctx context.Context, host, key string, verified Verified, now time.Time) error {
+	pin, err := newPin(host, key, verified, now)
+	if err != nil {
+		return err
+	}
+	return s.change(ctx, host, func(f *file) (bool, error) {
+		for _, old := range f.Recipients {
+			if old.Key == pin.Key {
+				return false, nil
+			}
+			if typeOf(old.Key) == typeOf(pin.Key) {
+				return false, fmt.Errorf("pin host key of %q: %q holds another key of this type, %s", host, s.Path(host), old.Fingerprint)
+			}
+		}
+		f.Recipients = append(f.Recipients, pin)
+		return true, nil
+	})
+}
+
+// newPin checks a key and its host's name.
+func newPin(host, key string, verified Verified, now time.Time) (Pin, error) {
 	if !validName(host) {
-		return fmt.Errorf("pin host key: %q cannot be the name of a host's file", host)
+		return Pin{}, fmt.Errorf("pin host key: %q cannot be the name of a host's file", host)
 	}
 	fingerprint, err := Fingerprint(key)
 	if err != nil {
-		return fmt.Errorf("pin host key of %q: %w", host, err)
+		return Pin{}, fmt.Errorf("pin host key of %q: %w", host, err)
 	}
+	return Pin{Key: plainKey(key), Fingerprint: fingerprint, AddedAt: now.UTC().Truncate(time.Second), Verified: verified}, nil
+}
+
+// change rewrites a host's file where edit says that it changed something, and tells git of it.
+func (s *Store) change(ctx context.Context, host string, edit func(*file) (bool, error)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	root, err := os.OpenRoot(s.dir)
@@ -241,16 +280,9 @@ func (s *Store) Record(ctx context.Context, host, key string, verified Verified,
 	if err != nil {
 		return err
 	}
-	key = strings.Join(strings.Fields(key)[:2], " ")
-	for _, pin := range f.Recipients {
-		if pin.Key == key {
-			return nil
-		}
-		if strings.Fields(pin.Key)[0] == strings.Fields(key)[0] {
-			return fmt.Errorf("pin host key of %q: %q holds another key of this type, %s", host, s.Path(host), pin.Fingerprint)
-		}
+	if changed, err := edit(f); err != nil || !changed {
+		return err
 	}
-	f.Recipients = append(f.Recipients, Pin{Key: key, Fingerprint: fingerprint, AddedAt: now.UTC().Truncate(time.Second), Verified: verified})
 	if err := s.write(root, host, f); err != nil {
 		return err
 	}
