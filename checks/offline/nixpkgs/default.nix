@@ -4,7 +4,26 @@ let
   lib = import ./lib;
   inherit (lib) concatMapStringsSep escapeShellArg;
 
-  base = final: rec {
+  # Files of the machine, for what a configuration only has to name: nothing is copied. What has no slash is a program.
+  machine = {
+    bash = "bash sh"; bubblewrap = "bwrap"; findutils = "find xargs"; gawk = "awk"; gnugrep = "grep"; gnused = "sed";
+    opensc = "pkcs11-tool"; openssh = "ssh ssh-keygen"; softhsm = "softhsm2-util lib/softhsm/libsofthsm2.so"; whois = "mkpasswd";
+    coreutils = "base64 basename cat chmod chown cp cut date dirname echo env expr false head id install ln ls mkdir mkfifo mktemp mv od printf"
+      + " pwd readlink realpath rm rmdir seq sha256sum sleep sort stat stty tail tee test timeout touch tr true tty uname uniq wc";
+    pkcs11-provider = "lib/ossl-modules/pkcs11.so=lib/${lib.head (lib.splitString "-" system)}-linux-gnu/ossl-modules/pkcs11.so";
+  } // lib.genAttrs [ "age" "git" "go" "gopls" "jq" "mkpasswd" "openssl" "shellcheck" ] lib.id;
+  fromMachine = final: name: files:
+    let
+      package = final.runCommandLocal name { meta.mainProgram = lib.head (lib.splitString " " files); } ''
+        for each in ${files}; do
+          case $each in */*) ;; *) each=bin/$each ;; esac
+          mkdir -p "$(dirname "$out/''${each%%=*}")" && ln -s "/usr/''${each#*=}" "$out/''${each%%=*}"
+        done
+      '';
+    in
+    package // { bin = package; };
+
+  base = final: lib.mapAttrs (fromMachine final) machine // rec {
     inherit lib system config;
     _type = "pkgs";
     pkgs = final;
@@ -20,16 +39,7 @@ let
     appendOverlays = more: import ./. (args // { overlays = overlays ++ more; });
 
     runtimeShell = "/bin/bash";
-    bash = fromMachine "bash" [ "bash" "sh" ];
-    coreutils = fromMachine "coreutils" [ "cat" "cp" "date" "echo" "env" "false" "ls" "mkdir" "mv" "rm" "sleep" "touch" "true" ];
-    inherit (lib.mapAttrs (name: _: fromMachine name [ name ]) { go = 0; gopls = 0; shellcheck = 0; git = 0; }) go gopls shellcheck git;
     hello = writeShellScriptBin "hello" "echo 'Hello, world!'";
-
-    # Programs of the machine, for what a module only has to name: nothing is copied.
-    fromMachine = name: programs: runCommandLocal name { meta.mainProgram = name; } ''
-      mkdir -p "$out/bin"
-      for each in ${toString programs}; do ln -s "/usr/bin/$each" "$out/bin/$each"; done
-    '';
 
     # Builders run the machine's own shell and tools, without a sandbox: this is Debian's default.
     runCommand = name: env: script: derivationOf (removeAttrs env [ "name" ] // { inherit name; buildCommand = script; });
@@ -85,7 +95,7 @@ let
         text = ''
           #!/bin/bash
           set -o errexit -o nounset -o pipefail
-          export PATH=${escapeShellArg (lib.makeBinPath runtimeInputs)}:$PATH
+          ${lib.optionalString (runtimeInputs != [ ]) "export PATH=${escapeShellArg (lib.makeBinPath runtimeInputs)}:$PATH"}
           ${lib.concatStrings (lib.mapAttrsToList (n: v: "export ${lib.toShellVar n v}\n") runtimeEnv)}
         '' + text + "\n";
         checkPhase = "bash -n \"$target\"";

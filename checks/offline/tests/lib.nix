@@ -13,7 +13,7 @@ in
   lists = [ (optional true 1) (optionals false [ 1 ]) (toList 1) (toList [ 1 ]) (foldr (a: b: "${a}${b}") "z" [ "a" "b" ]) 
     (imap0 (i: x: [ i x ]) [ "a" "b" ]) (imap1 (i: x: [ i x ]) [ "a" ]) (flatten [ 1 [ 2 [ 3 ] ] ]) (remove 1 [ 1 2 1 ]) (count (x: x > 1) [ 1 2 3 ])
     (findFirst (x: x > 1) 0 [ 1 2 3 ]) (findFirst (x: x > 9) 0 [ 1 ]) (range 1 4) (range 2 1)
-    (partition (x: x > 1) [ 1 2 3 ]) (groupBy (x: if x > 1 then "big" else "small") [ 1 2 3 ]) (zipListsWith (a: b: a + b) [ 1 2 ] [ 3 4 5 ]) (zipLists [ 1 ] [ "a" ])
+    (partition (x: x > 1) [ 1 2 3 ]) (groupBy (x: if x > 1 then "big" else "small") [ 1 2 3 ]) (zipListsWith (a: b: a + b) [ 1 2 ] [ 3 4 5 ])
     (reverseList [ 1 2 3 ]) (sort (a: b: a < b) [ 3 1 2 ]) (sortOn stringLength [ "aaa" "b" "cc" ]) (take 2 [ 1 2 3 ]) (drop 2 [ 1 2 3 ]) 
     (take 5 [ 1 ]) (drop 5 [ 1 ]) (sublist 1 1 [ 1 2 3 ]) (last [ 1 2 ]) (init [ 1 2 ]) (unique [ 3 1 3 2 1 ]) (unique (map (x: toString (mod x 7)) (range 1 50))) (allUnique [ 1 1 ])
     (intersectLists [ 1 2 3 ] [ 6 3 2 ]) (subtractLists [ 3 2 ] [ 1 2 3 4 ]) (toposort (a: b: a < b) [ 3 2 1 ]).result
@@ -21,8 +21,8 @@ in
     (concatMap (x: [ x x ]) [ 1 2 ]) (forEach [ 1 2 ] (x: x + 1)) ];
   attrsets = [ (attrByPath [ "a" "b" ] 6 { a.b = 3; }) (attrByPath [ "z" "b" ] 6 { }) (hasAttrByPath [ "a" "b" ] { a.b = 3; }) (getAttrFromPath [ "a" "b" ] { a.b = 3; })
     (setAttrByPath [ "a" "b" ] 3) (getAttrs [ "a" ] { a = 1; b = 2; }) (filterAttrs (n: v: n == "a") { a = 1; b = 2; })
-    (filterAttrsRecursive (n: v: v != null) { a = null; b = { c = null; d = 1; }; }) (foldlAttrs (acc: n: v: acc + v) 0 { a = 1; b = 2; })
-    (collect isList { a.b = [ 1 ]; c = [ 2 ]; }) (cartesianProduct { a = [ 1 2 ]; b = [ 10 20 ]; })
+    (filterAttrsRecursive (n: v: v != null) { a = null; b = { c = null; d = 1; }; })
+    (collect isList { a.b = [ 1 ]; c = [ 2 ]; })
     (nameValuePair "a" 1) (mapAttrs' (n: v: nameValuePair "x${n}" v) { a = 1; }) (mapAttrsToList (n: v: "${n}${v}") { a = "1"; b = "2"; }) (attrsToList { a = 1; })
     (concatMapAttrs (n: v: { ${n} = v; "${n}2" = v; }) { a = 1; }) (mapAttrsRecursive (p: v: concatStringsSep "-" (p ++ [ v ])) { a.b = "x"; })
     (mapAttrsRecursiveCond (as: !(as ? stop)) (p: v: p) { a.b = 1; c.stop = 1; }) (genAttrs [ "a" "b" ] (n: "x${n}")) (isDerivation drv) (optionalAttrs true { a = 1; })
@@ -31,8 +31,8 @@ in
     (showAttrPath [ "a" "b c" ]) (mergeAttrsList [ { a = 1; } { a = 2; b = 1; } ]) (getBin drv).name (getExe drv) (getExe' drv "q")
     (catAttrs "a" [ { a = 1; } { b = 2; } ]) (intersectAttrs { a = 1; } { a = 2; b = 3; }) 
     ];
-  strings = [ (concatStrings [ "a" "b" ]) (concatMapStrings toUpper [ "a" ]) (intersperse "/" [ "a" "b" "c" ])
-    (concatMapStringsSep "-" toUpper [ "a" "b" ]) (concatImapStringsSep "-" (i: s: toString i + s) [ "a" "b" ]) (concatLines [ "a" "b" ]) (optionalString false "x") (makeBinPath [ "/a" "/b" ])
+  strings = [ (concatStrings [ "a" "b" ]) (concatMapStrings toUpper [ "a" ])
+    (concatMapStringsSep "-" toUpper [ "a" "b" ]) (concatLines [ "a" "b" ]) (optionalString false "x") (makeBinPath [ "/a" "/b" ])
     (hasPrefix "a" "ab") (hasSuffix "b" "ab") (hasInfix "b." "ab.c") (hasInfix "b." "abc") (removePrefix "a" "ab") (removeSuffix "b" "ab") (stringToCharacters "abc")
     (escape [ "(" ] "a(") (escapeShellArg "it's") (escapeShellArg "plain-1.0") (escapeShellArg "") (escapeShellArgs [ "a b" "c" ]) (strings.escapeNixString "a\"\${b}\n") (strings.escapeNixIdentifier "a-b") (strings.escapeNixIdentifier "1a")
     (escapeRegex "[a].b") (toLower "AbC") (toUpper "aBc") (splitString "." "a.b..c") (splitString "ab" "xabyab") (trim "  a b \n") (trim "  ") 

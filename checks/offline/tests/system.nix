@@ -32,6 +32,10 @@ in
 {
   host = system [
     {
+      # What a snippet before the users makes, they can use.
+      users.users.fleet-stand-in.hashedPasswordFile = "/run/password-hash";
+      system.activationScripts.password-hash = "echo '$6$salt$hash' > /run/password-hash\n";
+      system.activationScripts.users.deps = [ "password-hash" ];
       specialisation.other.configuration = { environment.etc.foo.text = "special\n"; };
       specialisation.alone = { inheritParentConfig = false; configuration = { networking.hostName = "alone"; boot.isContainer = true; nixpkgs.hostPlatform = "x86_64-linux"; }; };
     }
@@ -41,6 +45,7 @@ in
       environment.etc.foo.enable = false;
       environment.etc.bar.text = "new\n";
       environment.etc.motd.text = "declared\n";
+      users.users.fleet-stand-in.hashedPasswordFile = "/run/no-password-hash";
       systemd.services.demo.environment.GREETING = lib.mkForce "bye";
       system.activationScripts.late = { deps = [ "etc" ]; text = "cat /etc/bar > /run/late\n"; };
       system.activationScripts.wrong = "false";

@@ -19,13 +19,21 @@ type Image struct {
 }
 
 // packages are what an image holds beside Debian's minimal set: what a host needs to be deployed
-// to (systemd, sshd, Nix, the three ways to become root) and what an operator needs (git, ssh).
+// to (systemd, sshd, Nix, the three ways to become root), what an operator needs (git, ssh), and what generators of secrets
+// run in and call (bubblewrap, openssl, mkpasswd of whois).
 const packages = "systemd,systemd-sysv,libpam-systemd,dbus,polkitd,openssh-server,openssh-client,nix-bin,nix-setup-systemd," +
-	"sudo,opendoas,iproute2,iputils-ping,nftables,procps,zstd,git,less"
+	"sudo,opendoas,iproute2,iputils-ping,nftables,procps,zstd,git,less,bubblewrap,openssl,whois"
+
+// tokenPackages are an HSM in software and what talks to it. Debian 12 does not have all of them.
+const tokenPackages = ",softhsm2,opensc,pkcs11-provider"
 
 // EnsureImage returns the image of a Debian suite, and makes it first where it is missing or was made by another recipe.
 // It takes half a minute then, and needs Debian's package archive.
 func EnsureImage(ctx context.Context, stateDir, suite string, say func(string)) (*Image, error) {
+	packages := packages
+	if suite != "bookworm" {
+		packages += tokenPackages
+	}
 	sum := sha256.Sum256([]byte(suite + packages + customize))
 	dir := filepath.Join(stateDir, "images", suite+"-"+hex.EncodeToString(sum[:6]))
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {

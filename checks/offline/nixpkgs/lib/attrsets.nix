@@ -18,10 +18,7 @@ rec {
   filterAttrs = keep: set: removeAttrs set (filter (n: !(keep n set.${n})) (attrNames set));
   filterAttrsRecursive = keep: set:
     mapAttrs (_: v: if isAttrs v then filterAttrsRecursive keep v else v) (filterAttrs keep set);
-  foldlAttrs = f: init: set: foldl' (acc: n: f acc n set.${n}) init (attrNames set);
   collect = pred: v: if pred v then [ v ] else if isAttrs v then concatMap (collect pred) (attrValues v) else [ ];
-  cartesianProduct = sets:
-    foldl' (acc: n: concatMap (a: map (v: a // { ${n} = v; }) sets.${n}) acc) [ { } ] (attrNames sets);
   mapAttrs' = f: set: listToAttrs (map (n: f n set.${n}) (attrNames set));
   mapAttrsToList = f: set: map (n: f n set.${n}) (attrNames set);
   attrsToList = mapAttrsToList nameValuePair;

@@ -33,7 +33,6 @@ rec {
   partition = builtins.partition;
   groupBy = builtins.groupBy;
   zipListsWith = f: a: b: genList (n: f (elemAt a n) (elemAt b n)) (lib.min (length a) (length b));
-  zipLists = zipListsWith (fst: snd: { inherit fst snd; });
   reverseList = xs: let n = length xs; in genList (i: elemAt xs (n - i - 1)) n;
   sort = builtins.sort;
   sortOn = f: xs: map (p: elemAt p 1) (builtins.sort (a: b: head a < head b) (map (x: [ (f x) x ]) xs));

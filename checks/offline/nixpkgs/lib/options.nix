@@ -12,7 +12,6 @@ rec {
     description = "Whether to enable ${name}.";
   };
   literalExpression = text: { _type = "literalExpression"; inherit text; };
-  literalMD = text: { _type = "literalMD"; inherit text; };
   unknownModule = "<unknown-file>";
 
   getValues = map (d: d.value);

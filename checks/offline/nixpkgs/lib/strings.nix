@@ -9,10 +9,8 @@ rec {
   concatStrings = builtins.concatStringsSep "";
   concatMapStrings = f: xs: concatStrings (map f xs);
   concatMapStringsSep = sep: f: xs: builtins.concatStringsSep sep (map f xs);
-  concatImapStringsSep = sep: f: xs: builtins.concatStringsSep sep (imap1 f xs);
   concatMapAttrsStringSep = sep: f: set: builtins.concatStringsSep sep (mapAttrsToList f set);
   concatLines = concatMapStrings (s: s + "\n");
-  intersperse = sep: xs: if xs == [ ] then [ ] else builtins.tail (builtins.concatMap (x: [ sep x ]) xs);
   optionalString = condition: s: if condition then s else "";
   makeSearchPath = sub: pkgs: builtins.concatStringsSep ":" (map (p: "${p}/${sub}") (filter (x: x != null) pkgs));
   makeSearchPathOutput = output: sub: pkgs: makeSearchPath sub (map (lib.getOutput output) pkgs);
@@ -37,7 +35,6 @@ rec {
     if match "[a-zA-Z_][a-zA-Z0-9_'-]*" s != null && !(elem s [ "assert" "else" "if" "in" "inherit" "let" "or" "rec" "then" "with" ])
     then s else escapeNixString s;
   toShellVar = name: v: "${name}=${escapeShellArg v}";
-  toShellVars = set: builtins.concatStringsSep "\n" (mapAttrsToList toShellVar set);
   lowerChars = stringToCharacters "abcdefghijklmnopqrstuvwxyz";
   upperChars = stringToCharacters "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
   toLower = replaceStrings upperChars lowerChars;

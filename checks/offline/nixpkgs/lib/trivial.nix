@@ -34,7 +34,6 @@ rec {
   throwIfNot = condition: throwIf (!condition);
   showWarnings = warnings: value: foldl' (acc: w: warn w acc) value warnings;
   assertMsg = condition: message: condition || throw message;
-  traceVal = x: trace x x;
 
   fix = f: let x = f x; in x;
   extends = overlay: f: final: let prev = f final; in prev // overlay final prev;

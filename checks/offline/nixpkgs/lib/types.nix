@@ -49,10 +49,7 @@ let
 
   intBetween = low: high: intWith "${toString low} and ${toString high} (both inclusive)" (x: x >= low && x <= high);
   intWith = text: ok: types.addCheck types.int ok // { name = "intBetween"; description = "integer between ${text}"; };
-  sized = sign: bits: low: high: intBetween low high // {
-    name = "${if sign == "" then "un" else ""}signedInt${toString bits}";
-    description = "${toString bits} bit ${if sign == "" then "un" else ""}signed integer; between ${toString low} and ${toString high} (both inclusive)";
-  };
+  sized = bits: high: intBetween 0 high // { name = "unsignedInt${toString bits}"; description = "${toString bits} bit unsigned integer; between 0 and ${toString high} (both inclusive)"; };
 
   mergeAttrs = lazy: elem: loc: defs:
     let
@@ -79,12 +76,9 @@ let
       between = intBetween;
       unsigned = addCheck int (x: x >= 0) // { name = "unsignedInt"; description = "unsigned integer, meaning >=0"; };
       positive = addCheck int (x: x > 0) // { name = "positiveInt"; description = "positive integer, meaning >0"; };
-      u8 = sized "" 8 0 255;
-      u16 = sized "" 16 0 65535;
-      u32 = sized "" 32 0 4294967295;
-      s8 = sized "s" 8 (-128) 127;
-      s16 = sized "s" 16 (-32768) 32767;
-      s32 = sized "s" 32 (-2147483648) 2147483647;
+      u8 = sized 8 255;
+      u16 = sized 16 65535;
+      u32 = sized 32 4294967295;
     };
     port = ints.u16;
 

@@ -29,8 +29,9 @@ in
           + lib.concatStrings (lib.mapAttrsToList (n: v: lib.optionalString (v != null) "${n} ${show v}\n") ssh.settings)
           + ssh.extraConfig;
       };
-      "sudoers.d/10-nixos" = mkIf (config.security.sudo.enable && !config.security.sudo.wheelNeedsPassword) {
-        text = "%wheel ALL=(ALL:ALL) NOPASSWD: ALL\n";
+      "sudoers.d/10-nixos" = mkIf config.security.sudo.enable {
+        text = "Defaults secure_path=/run/current-system/sw/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n"
+          + lib.optionalString (!config.security.sudo.wheelNeedsPassword) "%wheel ALL=(ALL:ALL) NOPASSWD: ALL\n";
         mode = "0440";
       };
       hosts = mkIf (config.networking.hosts != { } || config.networking.extraHosts != "") {

@@ -52,6 +52,7 @@ in
         hostKeys = option (types.listOf types.raw) [ ];
         extraConfig = option types.lines "";
       };
+      userborn.enable = no;
     } // genAttrs [ "journald" "timesyncd" "resolved" "getty" "nginx" ] (_: ignored);
     security = { sudo = open { enable = yes; wheelNeedsPassword = yes; }; } // genAttrs [ "polkit" "pam" ] (_: ignored);
     time.timeZone = option (types.nullOr types.str) null;

@@ -15,17 +15,12 @@ let
 
   common = {
     options = lib.mapAttrs (_: _: strings) (relations // installs) // {
-      enable = option types.bool true;
       description = option types.str "";
       unitConfig = section;
-      restartTriggers = option (types.listOf types.unspecified) [ ];
-      reloadTriggers = option (types.listOf types.unspecified) [ ];
-      stopIfChanged = option types.bool true;
-      restartIfChanged = option types.bool true;
       reloadIfChanged = option types.bool false;
-      startLimitBurst = option (types.nullOr types.int) null;
-      startLimitIntervalSec = option (types.nullOr types.int) null;
-    };
+    } // lib.genAttrs [ "enable" "stopIfChanged" "restartIfChanged" ] (_: option types.bool true)
+    // lib.genAttrs [ "restartTriggers" "reloadTriggers" ] (_: option (types.listOf types.unspecified) [ ])
+    // lib.genAttrs [ "startLimitBurst" "startLimitIntervalSec" ] (_: option (types.nullOr types.int) null);
   };
   service = { name, config, ... }: {
     options = lib.genAttrs [ "script" "preStart" "postStart" "preStop" "postStop" "reload" ] (_: option types.lines "") // {
@@ -104,8 +99,11 @@ in
       config.unit = lib.mkDefault (pkgs.writeTextFile { name = "unit-${lib.strings.sanitizeDerivationName name}"; destination = "/${name}"; inherit (config) text; });
     }))) { };
     tmpfiles.rules = strings;
+    sysusers.enable = option types.bool false;
   } // lib.genAttrs [ "user" "network" "settings" "coredump" ] (_: option types.raw { });
   config = {
+    # Restarted by each switch: what has to be done anew before anything else is started is required by it, and ordered before it.
+    systemd.targets.sysinit-reactivation.description = "Reactivate sysinit units";
     systemd.units = mkMerge (mapAttrsToList asUnits (lib.getAttrs (lib.attrNames kinds) config.systemd));
     systemd.timers = lib.mapAttrs (_: s: { wantedBy = [ "timers.target" ]; timerConfig.OnCalendar = s.startAt; })
       (lib.filterAttrs (_: s: s.enable && s.startAt != [ ]) config.systemd.services);

@@ -54,13 +54,17 @@ in
       deps = [ "groups" ];
       text = concatMapStrings
         (u:
-          let flags = "${set "--shell" (shellOf u)}${set "--gid" u.group}${set "--groups" (lib.concatStringsSep "," u.extraGroups)}${set "--comment" u.description}"; in
-          if u.name == "root" then "" else ''
+          let
+            flags = "${set "--shell" (shellOf u)}${set "--gid" u.group}${set "--groups" (lib.concatStringsSep "," u.extraGroups)}${set "--comment" u.description}";
+            file = escapeShellArg u.hashedPasswordFile;
+          in
+          optionalString (u.name != "root") ''
             getent passwd ${u.name} >/dev/null || useradd --home-dir ${escapeShellArg u.home} --no-create-home${optionalString u.isSystemUser " --system"}${set "--uid" u.uid} --gid ${escapeShellArg u.group} ${u.name}
             usermod${flags} ${u.name} >/dev/null
             ${optionalString u.createHome "[ -d ${u.home} ] || install -d -m 0700 -o ${u.name} -g ${escapeShellArg u.group} ${u.home}"}
-            ${optionalString (u.hashedPassword != null) "usermod --password ${escapeShellArg u.hashedPassword} ${u.name}"}
-            ${optionalString (u.hashedPasswordFile != null) "usermod --password \"$(cat ${escapeShellArg u.hashedPasswordFile})\" ${u.name}"}
+          '' + optionalString (u.hashedPassword != null) "usermod --password ${escapeShellArg u.hashedPassword} ${u.name}\n"
+          + optionalString (u.hashedPasswordFile != null) ''
+            if [ -e ${file} ]; then printf '${u.name}:%s\n' "$(cat ${file})" | chpasswd --encrypted; else echo "warning: password file ‘"${file}"’ does not exist" >&2; fi
           '')
         users + concatMapStrings
         (g: concatMapStrings (m: "gpasswd --add ${m} ${g.name} >/dev/null\n") g.members)
