@@ -59,17 +59,25 @@ func (n *Nix) realise(ctx context.Context, r realisation) error {
 	if p, err := storepath.Parse(r.drv); err != nil || !p.IsDerivation() {
 		return fmt.Errorf("build %q: %q is no derivation", r.host, r.drv)
 	}
+	if err := n.runRealise(ctx, r, []string{r.drv}); err != nil {
+		return err
+	}
+	return checkRoot(r)
+}
+
+// runRealise realises derivations in one process.
+func (n *Nix) runRealise(ctx context.Context, r realisation, drvs []string) error {
 	full := &lazyLog{dir: n.logs, subject: r.host, step: "build"}
 	log := &BuildLog{Line: full.line, Emit: func(e plan.Event) {
 		e.Host, e.Step = r.host, r.step
 		n.emit(e)
 	}}
-	argv := []string{
-		"nix-store", "--realise", r.drv, "--add-root", r.root, "--log-format", "internal-json",
-		"--extra-experimental-features", "nix-command flakes",
+	argv := append([]string{"nix-store", "--realise"}, drvs...)
+	argv = append(argv,
+		"--add-root", r.root, "--log-format", "internal-json", "--extra-experimental-features", "nix-command flakes",
 		// Of two builds that need the same derivation, one polls the other's lock, every 5 s by default.
 		"--option", "build-poll-interval", "1",
-	}
+	)
 	err := run.Run(ctx, run.Cmd{
 		Argv: append(argv, n.settings()...), Dir: n.opts.Dir, Stderr: log, Grace: 10 * time.Second, NewSession: true,
 	})
@@ -77,9 +85,6 @@ func (n *Nix) realise(ctx context.Context, r realisation) error {
 	var exit *run.ExitError
 	if err == nil || ctx.Err() != nil || !errors.As(err, &exit) {
 		full.close(false)
-		if err == nil {
-			err = checkRoot(r)
-		}
 		return err
 	}
 	failed := log.Failure(r.host, r.drv)

@@ -44,8 +44,9 @@ func (e *EvalError) Hint() string {
 	return strings.Join(parts, "; ")
 }
 
-// BuildError says that a host's system did not build.
+// BuildError says that a host's system, or something that is built for the fleet, did not build.
 type BuildError struct {
+	// Host is empty for what is no host's.
 	Host string
 	// Drv is the derivation that failed, the host's own where that is not known.
 	Drv string
@@ -62,7 +63,11 @@ func (e *BuildError) Error() string {
 	for _, line := range e.LogTail {
 		lines = append(lines, "> "+line)
 	}
-	return fmt.Sprintf("build host %q: %s", e.Host, strings.Join(lines, "\n  "))
+	what := fmt.Sprintf("host %q", e.Host)
+	if e.Host == "" {
+		what = e.Drv
+	}
+	return fmt.Sprintf("build %s: %s", what, strings.Join(lines, "\n  "))
 }
 
 // Hint is the command that prints the build's log.

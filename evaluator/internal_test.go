@@ -88,13 +88,53 @@ func TestChunksCoverAllHostsAndShrink(t *testing.T) {
 		{100, 2, []int{32, 32, 18, 9, 5, 2, 1, 1}},
 	} {
 		var got []int
-		for left := c.hosts; left > 0; {
+		for left := make([]job, c.hosts); len(left) > 0; {
 			size := chunkSize(left, c.workers)
 			got = append(got, size)
-			left -= size
+			left = left[size:]
 		}
 		if diff := cmp.Diff(c.want, got); diff != "" {
 			t.Errorf("%d hosts, %d workers (-want +got):\n%s", c.hosts, c.workers, diff)
+		}
+	}
+}
+
+func TestAChunkFitsIntoOneArgument(t *testing.T) {
+	jobs := make([]job, 10)
+	for i := range jobs {
+		jobs[i].ask = strings.Repeat("x", maxExpression/3)
+	}
+	if got := chunkSize(jobs, 1); got != 3 {
+		t.Errorf("got %d jobs", got)
+	}
+	jobs[0].ask = strings.Repeat("x", maxExpression+1)
+	if got := chunkSize(jobs, 1); got != 1 {
+		t.Errorf("got %d jobs with one that is too long", got)
+	}
+}
+
+func TestMarkersOfMissingPublicPartsAreFound(t *testing.T) {
+	failed := &EvalError{Host: "web"}
+	for text, want := range map[string][]PublicRef{
+		"error: fleet-missing-public: host/peer-3/wireguard public": {{"host/peer-3/wireguard", "public"}},
+		"error:\n       … while calling\n\n       error: it is missing\n       fleet-missing-public: shared/ca.pem cert\n       fleet-missing-public: host/a.b/x y\n": {{"shared/ca.pem", "cert"}, {"host/a.b/x", "y"}},
+		"error: fleet-missing-public: host/peer-3 public":            {},
+		"error: fleet-missing-public: shared/a/b public":             {},
+		"error: fleet-missing-public: shared/a public and more":      {},
+		"error: somebody says fleet-missing-public: shared/a public": {},
+		"error: nothing is missing":                                  {},
+	} {
+		err := orMissingPublic(failed, []Message{{Action: "msg", Text: text, Raw: text}})
+		got := []PublicRef{}
+		var missing *MissingPublicError
+		if errors.As(err, &missing) {
+			got = missing.Refs
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", text, diff)
+		}
+		if !errors.As(err, new(*EvalError)) {
+			t.Errorf("%q: what Nix said is lost", text)
 		}
 	}
 }

@@ -123,6 +123,26 @@ func (s *Static) Records(ctx context.Context, _ Snapshot, p *plan.Plan, hosts []
 	return nil
 }
 
+// Specs fails: a plan that was printed has no declarations of secrets.
+func (s *Static) Specs(context.Context, Snapshot, *plan.Plan, []string, func(RecordResult)) error {
+	return s.noSecrets()
+}
+
+// Generators fails like Specs.
+func (s *Static) Generators(context.Context, Snapshot, *plan.Plan, string, []string) (map[string]Program, error) {
+	return nil, s.noSecrets()
+}
+
+// BuildPrograms fails like Specs.
+func (s *Static) BuildPrograms(context.Context, string, []Program) error { return s.noSecrets() }
+
+func (s *Static) noSecrets() error {
+	return &StaticError{
+		File: strings.Join(s.opts.Files, ", "), Reason: "a static plan does not say what secrets there are",
+		Remedy: "manage them from the flake: leave --plan out, or name it with --flake",
+	}
+}
+
 // Helper returns the helper's store path that the plan names, after checking that it is valid.
 func (s *Static) Helper(ctx context.Context, _ Snapshot, p *plan.Plan, system string) (storepath.Path, error) {
 	helper, err := helperOf(p, system)

@@ -1,6 +1,7 @@
 package evaluator
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -65,8 +66,8 @@ type collector struct {
 }
 
 func (c *collector) add(r RecordResult) {
-	if r.Err != nil {
-		c.fail(r.Err)
+	if err := cmp.Or(r.Err, r.MissingSecrets()); err != nil {
+		c.fail(err)
 		return
 	}
 	if c.build {

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,30 +25,27 @@ var (
 // watchInterval is how often a process' memory and time are looked at.
 const watchInterval = 100 * time.Millisecond
 
-// worker is one process that evaluates several hosts. The process says what it does through builtins.trace: a line
-// before each host, and one after it with the record. A random token keeps those lines apart from what modules trace.
+// worker is one process that does several jobs. The process says what it does through builtins.trace: a line
+// before each job, one with its first answer, and one after it with the rest. A random token keeps those lines apart from what modules trace.
 type worker struct {
 	nix      *Nix
 	snapshot Snapshot
 	jobs     []job
-	each     func(RecordResult)
+	each     func(jobResult)
 	source   string
 	token    string
 
 	// mu guards what follows: the process' output and the watching goroutine both look at it.
 	mu sync.Mutex
-	// current is the host that the process is at, -1 before the first one; done counts the finished ones.
+	// current is the job that the process is at, -1 before the first one; done counts the finished ones.
 	current, done int
-	since         time.Time
-	errs          []Message
-	log           *transcript
-	// held are records whose derivation was not in the store yet when they were told.
-	held []held
-}
-
-type held struct {
-	job    job
-	record plan.Record
+	// first is the first answer of the current job.
+	first []byte
+	since time.Time
+	errs  []Message
+	log   *transcript
+	// held are results whose derivations were not in the store yet when they were told.
+	held []jobResult
 }
 
 // run evaluates jobs and returns those that are left for another process.
@@ -77,19 +73,16 @@ func (w *worker) run(ctx context.Context) ([]job, error) {
 	return w.finish(err, cause)
 }
 
-// expression folds over the hosts. The fold is strict, so the hosts are evaluated in their order, and one after the other.
+// expression folds over the jobs. The fold is strict, so they are done in their order, and one after the other.
 func (w *worker) expression() string {
-	var paths strings.Builder
+	var asks strings.Builder
 	for _, j := range w.jobs {
-		paths.WriteString(" [")
-		for _, name := range j.path {
-			paths.WriteString(" " + nixString(name))
-		}
-		paths.WriteString(" ]")
+		asks.WriteString(" (" + j.ask + ")")
 	}
-	return `fleets: builtins.foldl' (n: path: builtins.trace "` + w.token + ` begin ${toString n}" (` +
-		`let json = builtins.toJSON { inherit (builtins.foldl' (set: name: set.${name}) fleets path) system; }; ` +
-		`in builtins.seq json (builtins.trace "` + w.token + ` done ${toString n} ${json}" (n + 1)))) 0 [` + paths.String() + ` ]`
+	return `fleets: builtins.foldl' (n: ask: builtins.trace "` + w.token + ` begin ${toString n}" (` +
+		`let answer = ask fleets; first = builtins.toJSON answer.first; rest = builtins.toJSON answer.rest; ` +
+		`in builtins.seq first (builtins.trace "` + w.token + ` first ${toString n} ${first}" ` +
+		`(builtins.seq rest (builtins.trace "` + w.token + ` done ${toString n} ${rest}" (n + 1)))))) 0 [` + asks.String() + ` ]`
 }
 
 // message handles one line of the process.
@@ -128,38 +121,36 @@ func (w *worker) mark(text string, stop context.CancelCauseFunc) {
 		stop(fmt.Errorf("evaluate hosts: nix printed a line that makes no sense: %.200q", text))
 		return
 	}
-	if what == "begin" {
+	switch what {
+	case "begin":
 		w.mu.Lock()
-		w.current, w.since, w.errs, w.log = i, time.Now(), nil, &transcript{}
+		w.current, w.since, w.first, w.errs, w.log = i, time.Now(), nil, nil, &transcript{}
 		w.mu.Unlock()
 		w.nix.emit(plan.Event{Host: w.jobs[i].host, Step: plan.StepEvaluate, Kind: plan.EventProgress, Message: "evaluating"})
-		return
+	case "first":
+		w.mu.Lock()
+		w.first = []byte(json)
+		w.mu.Unlock()
+	default:
+		w.complete(w.jobs[i], []byte(json))
 	}
-	record, err := plan.DecodeRecord([]byte(json))
-	if err == nil && record.System != nil {
-		w.complete(w.jobs[i], record)
-		return
-	}
-	w.mu.Lock()
-	w.done++
-	w.mu.Unlock()
-	if err == nil {
-		err = errors.New("it has no system")
-	}
-	w.each(RecordResult{Host: w.jobs[i].host, Err: fmt.Errorf("evaluate host %q: %w", w.jobs[i].host, err)})
 }
 
-// complete delivers a record, or holds it back until the process has ended, where Nix writes derivations in the background.
-func (w *worker) complete(j job, record plan.Record) {
-	_, err := os.Lstat(record.System.DrvPath)
+// complete delivers a result, or holds it back until the process has ended, where Nix writes derivations in the background.
+func (w *worker) complete(j job, rest []byte) {
+	w.mu.Lock()
+	first := w.first
+	w.mu.Unlock()
+	result := j.result(first, rest)
+	missing := result.missing()
 	w.mu.Lock()
 	w.done++
-	if err != nil {
-		w.held = append(w.held, held{j, record})
+	if missing != nil {
+		w.held = append(w.held, result)
 	}
 	w.mu.Unlock()
-	if err == nil {
-		w.each(RecordResult{Host: j.host, Record: record})
+	if missing == nil {
+		w.each(result)
 	}
 }
 
@@ -207,7 +198,7 @@ func (w *worker) finish(err, cause error) ([]job, error) {
 		// It failed after its last host; every host has its result, or is tried again.
 		return left, nil
 	case errors.Is(cause, errMemory), errors.Is(cause, errTimeout):
-		w.each(RecordResult{Host: unfinished[0].host, Err: w.limitError(unfinished[0].host, cause)})
+		w.each(unfinished[0].failed(w.first, w.limitError(unfinished[0].host, cause)))
 		return append(left, unfinished[1:]...), nil
 	case cause != nil:
 		return nil, cause
@@ -219,22 +210,24 @@ func (w *worker) finish(err, cause error) ([]job, error) {
 	if w.current < 0 {
 		return nil, w.nix.evalError("", exit, w.errs, w.log, w.source)
 	}
-	host := w.jobs[w.current].host
-	w.each(RecordResult{Host: host, Err: w.nix.evalError(host, exit, w.errs, w.log, w.source)})
+	j := w.jobs[w.current]
+	failed := w.nix.evalError(j.host, exit, w.errs, w.log, w.source)
+	w.each(j.failed(w.first, orMissingPublic(failed, w.errs)))
 	return append(left, unfinished[1:]...), nil
 }
 
-// deliverHeld delivers what was held back. Where the process failed, a derivation may really be missing: its host is returned
+// deliverHeld delivers what was held back. Where the process failed, a derivation may really be missing: its job is returned
 // to be tried once more.
 func (w *worker) deliverHeld(ended bool) []job {
 	var left []job
 	for _, h := range w.held {
-		_, err := os.Lstat(h.record.System.DrvPath)
+		missing := h.missing()
 		switch {
-		case err == nil || ended:
-			w.each(RecordResult{Host: h.job.host, Record: h.record})
+		case missing == nil || ended:
+			w.each(h)
 		case h.job.again:
-			w.each(RecordResult{Host: h.job.host, Err: fmt.Errorf("evaluate host %q: nix did not write its derivation: %w", h.job.host, err)})
+			h.err = fmt.Errorf("evaluate host %q: nix did not write its derivation: %w", h.job.host, missing)
+			w.each(h)
 		default:
 			h.job.again = true
 			left = append(left, h.job)

@@ -10,6 +10,8 @@ const (
 	StepPlan     Step = "plan"
 	StepConnect  Step = "connect"
 	StepEvaluate Step = "evaluate"
+	// StepSecrets is only there where a host waits for secrets, or cannot read its own.
+	StepSecrets  Step = "secrets"
 	StepBuild    Step = "build"
 	StepPush     Step = "push"
 	StepActivate Step = "activate"

@@ -120,6 +120,18 @@ func (w *world) Records(ctx context.Context, _ evaluator.Snapshot, _ *plan.Plan,
 	return nil
 }
 
+func (w *world) Specs(context.Context, evaluator.Snapshot, *plan.Plan, []string, func(evaluator.RecordResult)) error {
+	panic("the pipeline asks for no specs")
+}
+
+func (w *world) Generators(context.Context, evaluator.Snapshot, *plan.Plan, string, []string) (map[string]evaluator.Program, error) {
+	panic("the pipeline makes no secrets")
+}
+
+func (w *world) BuildPrograms(context.Context, string, []evaluator.Program) error {
+	panic("the pipeline makes no secrets")
+}
+
 func (w *world) Build(ctx context.Context, r evaluator.BuildRequest) error {
 	if err := w.do(ctx, r.Host, "build"); err != nil {
 		return err
