@@ -12,7 +12,8 @@ import (
 
 // Hosts does what only a host can do. It is safe for concurrent use; every call may be made for several hosts at once. Errors name the host.
 type Hosts interface {
-	// Key is the host's public key as "type base64", from a handshake that the pins were checked in.
+	// Key is the host's public key as "type base64", from a handshake that the pins were checked in. Where the host shows a key that is not
+	// pinned, the error has, somewhere in its chain, a method PresentedKey() string that returns that key as "type base64".
 	Key(ctx context.Context, host string) (string, error)
 	// Run runs a generator on the host, as the login user. Its program is pushed there first.
 	Run(ctx context.Context, host string, request step.Request) (step.Result, error)

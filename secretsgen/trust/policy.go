@@ -13,8 +13,8 @@ import (
 
 // KnownHosts looks keys up in the operator's own known_hosts.
 type KnownHosts interface {
-	// Trusts says whether known_hosts has this key, "type base64", for the host of the fleet. That no file is there is false and no error.
-	Trusts(host, key string) (bool, error)
+	// Vouches says whether known_hosts has this key, "type base64", for the host of the fleet. That no file is there is false and no error.
+	Vouches(ctx context.Context, host, key string) (bool, error)
 }
 
 // Candidate is a key that secrets are to be encrypted to, or that a host proved to have that is to be relied on.
@@ -82,7 +82,7 @@ func (e *UnacceptedError) Hint() string {
 // Judge says whether a key may be used: nil, or a [*UnacceptedError], or what kept it from finding out. Where a person can be asked it
 // asks, and it remembers what was accepted.
 func (p *Policy) Judge(ctx context.Context, c Candidate) error {
-	q, how, err := p.look(c)
+	q, how, err := p.look(ctx, c)
 	if err != nil || how == accepted {
 		return err
 	}
@@ -103,8 +103,8 @@ func (p *Policy) Judge(ctx context.Context, c Candidate) error {
 }
 
 // Check is [Policy.Judge] that asks nobody and remembers nothing: what it would come to without a person.
-func (p *Policy) Check(c Candidate) error {
-	q, how, err := p.look(c)
+func (p *Policy) Check(ctx context.Context, c Candidate) error {
+	q, how, err := p.look(ctx, c)
 	if err != nil || how != "" {
 		return err
 	}
@@ -115,7 +115,7 @@ func (p *Policy) Check(c Candidate) error {
 const accepted How = "accepted"
 
 // look says why a key may be used without asking, "" where it may not, and what would be asked.
-func (p *Policy) look(c Candidate) (Question, How, error) {
+func (p *Policy) look(ctx context.Context, c Candidate) (Question, How, error) {
 	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(c.Key))
 	if err != nil {
 		return Question{}, "", fmt.Errorf("use the key of %q: %w", c.Host, err)
@@ -151,7 +151,7 @@ func (p *Policy) look(c Candidate) (Question, How, error) {
 	if p.KnownHosts == nil || len(q.Former) > 0 || len(q.Others) > 0 {
 		return q, "", nil
 	}
-	trusted, err := p.KnownHosts.Trusts(c.Host, keyOnly(c.Key))
+	trusted, err := p.KnownHosts.Vouches(ctx, c.Host, keyOnly(c.Key))
 	if err != nil {
 		return q, "", fmt.Errorf("look up the key of %q in known_hosts: %w", c.Host, err)
 	}
