@@ -97,7 +97,7 @@ func Start(ctx context.Context, cmd Cmd) (*Process, error) {
 		p.streams.closeAll()
 		return nil, fmt.Errorf("run %q: %w", cmd.Argv[0], err)
 	}
-	if err := startChild(child, cmd.Limits); err != nil {
+	if err := startChild(child, cmd); err != nil {
 		p.streams.closeAll()
 		return nil, fmt.Errorf("run %q: %w", cmd.Argv[0], err)
 	}

@@ -53,6 +53,28 @@ type Cmd struct {
 	// on /dev/tty, and signals of the terminal do not reach it. Without it the process has its own
 	// process group in our session: Ctrl-C does not reach it either, but reading the terminal stops it.
 	NewSession bool
+	// Isolation separates the process from ours; nil leaves it with us. Other systems than Linux have none of it: there it is an error that
+	// wraps [errors.ErrUnsupported].
+	Isolation *Isolation
+}
+
+// Isolation says which of our surroundings a process does not share. The zero value shares all.
+type Isolation struct {
+	// NewMounts and NewPIDs give the process a mount and a pid namespace of its own. In the latter it is PID 1: all other processes in
+	// there are killed by the kernel when it ends.
+	NewMounts, NewPIDs bool
+	// Inside gives it a user namespace of its own, in which our user and group have these numbers and no others exist. Nil leaves ours.
+	Inside *IDs
+	// As runs it as another user; only root can. Nil leaves our user.
+	As *IDs
+	// DieWithParent has the kernel kill the process when we end, however that happens. A program that is setuid loses it.
+	DieWithParent bool
+}
+
+// IDs are a user and its groups. Groups are of no meaning for [Isolation].Inside.
+type IDs struct {
+	UID, GID uint32
+	Groups   []uint32
 }
 
 // Limits are resource limits of a process. A zero field leaves that limit as it is.

@@ -8,9 +8,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func startChild(child *exec.Cmd, limits *Limits) error {
-	if limits != nil {
+func startChild(child *exec.Cmd, cmd Cmd) error {
+	switch {
+	case cmd.Limits != nil:
 		return fmt.Errorf("set limits on a child: %w", errors.ErrUnsupported)
+	case cmd.Isolation != nil:
+		return fmt.Errorf("isolate a child: %w", errors.ErrUnsupported)
 	}
 	return child.Start()
 }

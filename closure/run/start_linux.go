@@ -3,17 +3,66 @@ package run
 import (
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"runtime"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// startChild starts child, with limits where they are given.
+// startChild starts child, isolated and with limits where that is asked for.
+func startChild(child *exec.Cmd, cmd Cmd) error {
+	if cmd.Isolation == nil {
+		return startLimited(child, cmd.Limits)
+	}
+	cmd.Isolation.apply(child.SysProcAttr)
+	if !cmd.Isolation.DieWithParent {
+		return startLimited(child, cmd.Limits)
+	}
+	started := make(chan error, 1)
+	go func() {
+		// What the kernel calls the parent is the thread that forked (prctl(2), PR_SET_PDEATHSIG): it must not end before the process does.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := startLimited(child, cmd.Limits)
+		var pid int
+		if err == nil {
+			pid = child.Process.Pid
+		}
+		started <- err
+		if err == nil {
+			waitExited(pid)
+		}
+	}()
+	return <-started
+}
+
+func (i *Isolation) apply(attr *syscall.SysProcAttr) {
+	if i.NewMounts {
+		attr.Cloneflags |= unix.CLONE_NEWNS
+	}
+	if i.NewPIDs {
+		attr.Cloneflags |= unix.CLONE_NEWPID
+	}
+	if i.Inside != nil {
+		attr.Cloneflags |= unix.CLONE_NEWUSER
+		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: int(i.Inside.UID), HostID: os.Geteuid(), Size: 1}}
+		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: int(i.Inside.GID), HostID: os.Getegid(), Size: 1}}
+	}
+	if i.As != nil {
+		attr.Credential = &syscall.Credential{Uid: i.As.UID, Gid: i.As.GID, Groups: i.As.Groups}
+	}
+	if i.DieWithParent {
+		attr.Pdeathsig = syscall.SIGKILL
+	}
+}
+
+// startLimited starts child, with limits where they are given.
 //
 // Go cannot set limits between fork and exec. So the child asks to be traced, which stops it right after exec, before
 // the program's first instruction; there it gets its limits and is let go.
-func startChild(child *exec.Cmd, limits *Limits) error {
+func startLimited(child *exec.Cmd, limits *Limits) error {
 	if limits == nil {
 		return child.Start()
 	}
