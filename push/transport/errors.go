@@ -107,6 +107,9 @@ type HostKeyError struct {
 	Reason string
 }
 
+// PresentedKey is the key that the host showed, as "type base64"; empty where nobody knows. It is for those that must not know this package.
+func (e *HostKeyError) PresentedKey() string { return e.Key }
+
 func (e *HostKeyError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "verify host key of %q at %q: ", e.Host, e.Address)
