@@ -81,7 +81,9 @@ type FileError struct {
 	Err  error
 }
 
-func (e *FileError) Error() string { return fmt.Sprintf("read accepted host key %q: %v", e.Path, e.Err) }
+func (e *FileError) Error() string {
+	return fmt.Sprintf("read accepted host key %q: %v", e.Path, e.Err)
+}
 func (e *FileError) Unwrap() error { return e.Err }
 
 // Hint is the remedy.
