@@ -41,7 +41,7 @@ type Context struct {
 
 // String is for messages.
 func (c Context) String() string {
-	return fmt.Sprintf("%s part %s of generation %s", c.ID, c.Part, c.Gen)
+	return fmt.Sprintf("%s part %s of generation %s (value %d)", c.ID, c.Part, c.Gen, c.Seq)
 }
 
 // NewSalt draws the salt of one part of one value. All owners' copies have the same.

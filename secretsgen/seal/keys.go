@@ -6,14 +6,10 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
 	"strings"
 
 	"filippo.io/age"
 	"filippo.io/age/agessh"
-	"filippo.io/age/armor"
 	"golang.org/x/crypto/ssh"
 )
 
@@ -61,6 +57,12 @@ func tagOf(wire []byte) string {
 	return base64.RawStdEncoding.EncodeToString(sum[:4])
 }
 
+// stanza is what a file for the key has in its header.
+func (r Recipient) stanza() Stanza {
+	kind, _, _ := strings.Cut(r.Key, " ")
+	return Stanza{Type: kind, Tag: r.tag}
+}
+
 // Choose picks the key of a host that its secrets are encrypted to: the first ssh-ed25519 key, else the first ssh-rsa key.
 // Where there is neither, the error wraps [ErrKeyType].
 func Choose(keys []string) (Recipient, error) {
@@ -92,18 +94,29 @@ type Stanza struct {
 
 // Inspect reads what an armored file tells without a key. The error wraps [ErrDamaged].
 func Inspect(armored string) (Header, error) {
-	if len(armored) > maxArmor {
-		return Header{}, fmt.Errorf("inspect sealed file: %w: it has %d bytes", ErrDamaged, len(armored))
-	}
-	data, err := io.ReadAll(armor.NewReader(strings.NewReader(armored)))
+	file, err := dearmor(armored)
 	if err != nil {
-		return Header{}, fmt.Errorf("inspect sealed file: %w: %w", ErrDamaged, err)
+		return Header{}, fmt.Errorf("inspect sealed file: %w", err)
 	}
-	raw, err := age.ExtractHeader(bytes.NewReader(data))
+	h, err := readHeader(file)
 	if err != nil {
-		return Header{}, fmt.Errorf("inspect sealed file: %w: %w", ErrDamaged, err)
+		return Header{}, fmt.Errorf("inspect sealed file: %w: its header was changed or cut", ErrDamaged)
 	}
-	h := Header{Payload: len(data) - len(raw)}
+	// The nonce and the tag of the last chunk: no payload is smaller (age-encryption.org/v1).
+	const smallest = 16 + 16
+	if h.Payload < smallest {
+		return Header{}, fmt.Errorf("inspect sealed file: %w: its payload was cut to %d bytes", ErrDamaged, h.Payload)
+	}
+	return h, nil
+}
+
+// readHeader reads the header of an age file.
+func readHeader(file []byte) (Header, error) {
+	raw, err := age.ExtractHeader(bytes.NewReader(file))
+	if err != nil {
+		return Header{}, err
+	}
+	h := Header{Payload: len(file) - len(raw)}
 	for line := range strings.Lines(string(raw)) {
 		fields := strings.Fields(line)
 		if len(fields) < 2 || fields[0] != "->" || strings.HasSuffix(fields[1], "-grease") {
@@ -115,54 +128,10 @@ func Inspect(armored string) (Header, error) {
 		}
 		h.Stanzas = append(h.Stanzas, s)
 	}
-	// The nonce and the tag of the last chunk: no payload is smaller (age-encryption.org/v1).
-	const smallest = 16 + 16
-	if h.Payload < smallest {
-		return Header{}, fmt.Errorf("inspect sealed file: %w: its payload was cut to %d bytes", ErrDamaged, h.Payload)
-	}
 	return h, nil
 }
 
 // IsFor says whether a file with this header is for the recipient and for nobody else.
 func (h Header) IsFor(r Recipient) bool {
-	return len(h.Stanzas) == 1 && h.Stanzas[0] == Stanza{Type: strings.Fields(r.Key)[0], Tag: r.tag}
-}
-
-// maxIdentityFile bounds a private key file, in bytes.
-const maxIdentityFile = 64 << 10
-
-// LoadIdentities reads private host keys. Files that are not there are skipped; where none is left, the error says so.
-func LoadIdentities(files ...string) ([]age.Identity, error) {
-	var identities []age.Identity
-	for _, file := range files {
-		id, err := loadIdentity(file)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			continue
-		case err != nil:
-			return nil, fmt.Errorf("read host key %q: %w", file, err)
-		}
-		identities = append(identities, id)
-	}
-	if len(identities) == 0 {
-		return nil, fmt.Errorf("read host keys: none of %s is there", strings.Join(files, ", "))
-	}
-	return identities, nil
-}
-
-func loadIdentity(file string) (age.Identity, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	pem, err := io.ReadAll(io.LimitReader(f, maxIdentityFile+1))
-	if err != nil {
-		return nil, err
-	}
-	defer clear(pem)
-	if len(pem) > maxIdentityFile {
-		return nil, fmt.Errorf("it is larger than %d bytes", maxIdentityFile)
-	}
-	return agessh.ParseIdentity(pem)
+	return len(h.Stanzas) == 1 && h.Stanzas[0] == r.stanza()
 }

@@ -64,9 +64,6 @@ var (
 // Open decrypts an armored file, all of it, and checks that it is the value of c that commit commits to. The error wraps one of
 // [ErrNotForUs], [ErrDamaged], [ErrContext] and [ErrCommit], and tells nothing of the value.
 func Open(armored string, c Context, commit string, identities ...age.Identity) (Opened, error) {
-	if len(armored) > maxArmor {
-		return Opened{}, fmt.Errorf("open %s: %w: it has %d bytes", c, ErrDamaged, len(armored))
-	}
 	envelope, err := decrypt(armored, identities)
 	if err != nil {
 		return Opened{}, fmt.Errorf("open %s: %w", c, err)
@@ -78,7 +75,7 @@ func Open(armored string, c Context, commit string, identities ...age.Identity) 
 		return Opened{}, fmt.Errorf("open %s: %w: %w", c, ErrDamaged, err)
 	case got != c:
 		envelope.Wipe()
-		return Opened{}, fmt.Errorf("open %s: %w: of fleet %.80q, %.200q", c, ErrContext, got.Fleet, got.String())
+		return Opened{}, fmt.Errorf("open %s: %w: of fleet %.80q, %.300q", c, ErrContext, got.Fleet, got.String())
 	case subtle.ConstantTimeCompare([]byte(Commit(c, salt, value)), []byte(commit)) != 1:
 		envelope.Wipe()
 		return Opened{}, fmt.Errorf("open %s: %w", c, ErrCommit)
@@ -88,22 +85,48 @@ func Open(armored string, c Context, commit string, identities ...age.Identity) 
 
 // decrypt reads to the end before anything is looked at: age gives out the first chunks before it has seen the last.
 func decrypt(armored string, identities []age.Identity) (secret.Plain, error) {
+	file, err := dearmor(armored)
+	if err != nil {
+		return secret.Plain{}, err
+	}
 	if len(identities) == 0 {
 		return secret.Plain{}, fmt.Errorf("%w: there is no key here", ErrNotForUs)
 	}
-	plain, err := age.Decrypt(armor.NewReader(strings.NewReader(armored)), identities...)
+	plain, err := age.Decrypt(bytes.NewReader(file), identities...)
 	var none *age.NoIdentityMatchError
 	switch {
+	case errors.As(err, &none) && namesOneOf(file, identities):
+		return secret.Plain{}, fmt.Errorf("%w: it names a key of this host, but does not open with it", ErrDamaged)
 	case errors.As(err, &none):
 		return secret.Plain{}, ErrNotForUs
 	case err != nil:
-		return secret.Plain{}, fmt.Errorf("%w: %w", ErrDamaged, err)
+		return secret.Plain{}, fmt.Errorf("%w: its header was changed or cut", ErrDamaged)
 	}
-	var out bytes.Buffer
-	out.Grow(len(armored))
-	if _, err := io.Copy(&out, plain); err != nil {
+	// Large enough that nothing of the value is left behind in a buffer that was outgrown.
+	out := bytes.NewBuffer(make([]byte, 0, len(file)+bytes.MinRead))
+	if _, err := out.ReadFrom(plain); err != nil {
 		clear(out.Bytes())
-		return secret.Plain{}, fmt.Errorf("%w: %w", ErrDamaged, err)
+		return secret.Plain{}, fmt.Errorf("%w: its contents were changed or cut", ErrDamaged)
 	}
 	return secret.NewPlain(out.Bytes()), nil
+}
+
+// dearmor undoes the armor, and takes no other spelling of it than the one that is written. Here and in decrypt, errors of age are told in
+// words of our own: it quotes what it could not read, and that might be a value that somebody put here in plain.
+func dearmor(armored string) ([]byte, error) {
+	switch {
+	case len(armored) > maxArmor:
+		return nil, fmt.Errorf("%w: it has %d bytes, more than any sealed file", ErrDamaged, len(armored))
+	case !strings.HasPrefix(armored, armor.Header+"\n"):
+		return nil, fmt.Errorf("%w: it is no armored age file", ErrDamaged)
+	case !strings.HasSuffix(armored, "\n"+armor.Footer+"\n"):
+		return nil, fmt.Errorf("%w: it was cut, its last line is not there", ErrDamaged)
+	case strings.Contains(armored, "\r"):
+		return nil, fmt.Errorf("%w: its line ends were changed", ErrDamaged)
+	}
+	file, err := io.ReadAll(armor.NewReader(strings.NewReader(armored)))
+	if err != nil {
+		return nil, fmt.Errorf("%w: its armor was changed", ErrDamaged)
+	}
+	return file, nil
 }

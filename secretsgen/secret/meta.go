@@ -31,10 +31,16 @@ func NewGen(random io.Reader) (Gen, error) {
 
 // Validate says what is wrong with an id.
 func (g Gen) Validate() error {
-	if id, err := hex.DecodeString(string(g)); err != nil || len(id) != 16 || strings.ToLower(string(g)) != string(g) {
+	if !isLowerHex(string(g), 16) {
 		return fmt.Errorf("generation %q is not 32 lower-case hexadecimal digits", shorten(string(g)))
 	}
 	return nil
+}
+
+// isLowerHex says whether text is so many bytes in lower-case hexadecimal: one spelling a value, since values are compared as texts.
+func isLowerHex(text string, size int) bool {
+	raw, err := hex.DecodeString(text)
+	return err == nil && len(raw) == size && hex.EncodeToString(raw) == text
 }
 
 // Origin says where a value came from.
@@ -168,8 +174,8 @@ func (m *Meta) validate() error {
 }
 
 func (p MetaPart) validate() error {
-	if sum, err := hex.DecodeString(p.Commit); err != nil || len(sum) != 32 {
-		return fmt.Errorf("commit %q is no SHA-256", shorten(p.Commit))
+	if !isLowerHex(p.Commit, 32) {
+		return fmt.Errorf("commit %q is no SHA-256 in lower-case hexadecimal", shorten(p.Commit))
 	}
 	want := p.Encoding == EncodingText || p.Encoding == EncodingBase64
 	if p.Encrypted {
@@ -239,24 +245,8 @@ func checkFormat(format int) error {
 
 func validFingerprint(text string) error {
 	sum, ok := strings.CutPrefix(text, "SHA256:")
-	if raw, err := base64.RawStdEncoding.DecodeString(sum); !ok || err != nil || len(raw) != 32 {
+	if raw, err := base64.RawStdEncoding.DecodeString(sum); !ok || err != nil || len(raw) != 32 || base64.RawStdEncoding.EncodeToString(raw) != sum {
 		return fmt.Errorf("key %q is no fingerprint", shorten(text))
-	}
-	return nil
-}
-
-// decodeStrict refuses unknown fields, a repeated value and merge markers, with words for the last.
-func decodeStrict(data []byte, into any) error {
-	if HasMergeMarkers(data) {
-		return ErrMergeMarkers
-	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(into); err != nil {
-		return err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("something follows the value")
 	}
 	return nil
 }

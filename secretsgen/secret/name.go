@@ -9,7 +9,6 @@ package secret
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 )
 
@@ -106,10 +105,17 @@ func ValidateName(name string) error {
 		return &nameError{name, "it is empty"}
 	case len(name) > maxName:
 		return &nameError{name, fmt.Sprintf("it is longer than %d bytes", maxName)}
-	case !regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`).MatchString(name):
-		return &nameError{name, "it may have letters, digits, _ . and -, and begins with a letter, a digit or _"}
+	}
+	for i := range len(name) {
+		if c := name[i]; !isWord(c) && (i == 0 || c != '.' && c != '-') {
+			return &nameError{name, "it may have letters, digits, _ . and -, and begins with a letter, a digit or _"}
+		}
 	}
 	return nil
+}
+
+func isWord(c byte) bool {
+	return c == '_' || '0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z'
 }
 
 // reservedParts are files of a generator's output that are no parts (fleet's generators have written them since its first version).
