@@ -105,11 +105,12 @@ func checkHides(t *testing.T, out string) {
 
 func TestPlaintextIsNotReadBackFromItsRedaction(t *testing.T) {
 	var p secret.Plain
-	var into any = &p
-	if err := json.Unmarshal([]byte(`"[redacted]"`), into); err == nil {
+	if err := decode(`"[redacted]"`, &p); err == nil {
 		t.Errorf("read %d bytes", p.Len())
 	}
 }
+
+func decode(text string, into any) error { return json.Unmarshal([]byte(text), into) }
 
 func TestWipingReachesEveryCopyOfTheValue(t *testing.T) {
 	value := []byte(hunter)
