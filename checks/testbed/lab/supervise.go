@@ -171,6 +171,8 @@ mkdir -p .old
 pivot_root . .old
 umount -l /.old
 rmdir /.old 2>/dev/null || :
+# In a container systemd leaves this to the manager, and credentials of units are mounted by a child with mounts of its own.
+mount --make-rshared /
 if [ -x /usr/local/lib/fleet-testbed/boot-stage ]; then
   /usr/local/lib/fleet-testbed/boot-stage || echo "testbed: boot-stage failed"
 fi
