@@ -25,12 +25,12 @@ type Backend interface {
 	// Specs is Records for what hosts declare alone: no system is evaluated, so it is cheaper, and nothing that is missing is an
 	// error. A static backend has none.
 	Specs(ctx context.Context, snapshot Snapshot, p *plan.Plan, hosts []string, each func(RecordResult)) error
-	// Generators evaluates how values of secrets are made on machines of a Nix system. The ids are those of secrets whose generator is of
-	// kind "script"; the map has those that evaluate, the error joins a [*GeneratorError] for each of the others.
-	Generators(ctx context.Context, snapshot Snapshot, p *plan.Plan, system string, ids []string) (map[string]Program, error)
-	// BuildPrograms realises programs on this machine, many at once, and protects them from garbage collection. The error joins an
-	// error for each that does not build; the others are there.
-	BuildPrograms(ctx context.Context, fleet string, programs []Program) error
+	// Generators evaluates how values of secrets are made on machines of a Nix system, empty for the operator's own. The ids are those of
+	// secrets whose generator is of kind "script". The maps have the programs of those that evaluate, and why the others do not.
+	Generators(ctx context.Context, snapshot Snapshot, p *plan.Plan, system string, ids []string) (map[string]Program, map[string]error, error)
+	// BuildPrograms realises programs on this machine, many at once, and protects them from garbage collection. The map says, by id, why
+	// some do not build.
+	BuildPrograms(ctx context.Context, fleet string, programs map[string]Program) (map[string]error, error)
 	// Helper returns the store path of the helper for a target system, built or fetched already.
 	Helper(ctx context.Context, snapshot Snapshot, p *plan.Plan, system string) (storepath.Path, error)
 	// Build realises a host's toplevel on this machine and roots it as the host's current build.

@@ -2,6 +2,7 @@ package evaluator
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -23,32 +24,16 @@ import (
 	"fleet/evaluator/plan"
 )
 
-// GeneratorError says that a secret's generator cannot be had.
-type GeneratorError struct {
-	// ID is the secret's.
-	ID  string
-	Err error
-}
-
-func (e *GeneratorError) Error() string {
-	return fmt.Sprintf("evaluate the generator of %s: %v", e.ID, e.Err)
-}
-
-// Unwrap gives the cause.
-func (e *GeneratorError) Unwrap() error { return e.Err }
-
 // maxNames bounds the generators that are asked for in one step of a process.
 const maxNames = 50
 
 // Generators evaluates programs in the pool of [Nix.Records]. A failure among several is looked for one by one.
-func (n *Nix) Generators(ctx context.Context, s Snapshot, p *plan.Plan, system string, ids []string) (map[string]Program, error) {
-	all := map[string]Program{}
-	var failed []error
-	sets := map[string]generatorSet{}
+func (n *Nix) Generators(ctx context.Context, s Snapshot, p *plan.Plan, system string, ids []string) (map[string]Program, map[string]error, error) {
+	all, failed, sets := map[string]Program{}, map[string]error{}, map[string]generatorSet{}
 	for _, id := range ids {
-		set, name, err := n.generatorSet(p, system, id)
+		set, name, err := n.generatorSet(p, cmp.Or(system, n.opts.System), id)
 		if err != nil {
-			failed = append(failed, &GeneratorError{ID: id, Err: err})
+			failed[id] = fmt.Errorf("evaluate the generator of %q: %w", id, err)
 			continue
 		}
 		set.names = append(sets[set.prefix].names, name)
@@ -56,8 +41,9 @@ func (n *Nix) Generators(ctx context.Context, s Snapshot, p *plan.Plan, system s
 	}
 	var jobs []job
 	for _, prefix := range slices.Sorted(maps.Keys(sets)) {
-		for names := range slices.Chunk(slices.Sorted(slices.Values(sets[prefix].names)), maxNames) {
-			jobs = append(jobs, sets[prefix].job(slices.Compact(names)))
+		names := slices.Compact(slices.Sorted(slices.Values(sets[prefix].names)))
+		for some := range slices.Chunk(names, maxNames) {
+			jobs = append(jobs, sets[prefix].job(some))
 		}
 	}
 	for len(jobs) > 0 {
@@ -73,7 +59,8 @@ func (n *Nix) Generators(ctx context.Context, s Snapshot, p *plan.Plan, system s
 					all[set.prefix+name] = program
 				}
 			case len(r.job.names) == 1:
-				failed = append(failed, &GeneratorError{ID: set.prefix + r.job.names[0], Err: r.err})
+				id := set.prefix + r.job.names[0]
+				failed[id] = fmt.Errorf("evaluate the generator of %q: %w", id, r.err)
 			default:
 				for _, name := range r.job.names {
 					again = append(again, set.job([]string{name}))
@@ -81,11 +68,11 @@ func (n *Nix) Generators(ctx context.Context, s Snapshot, p *plan.Plan, system s
 			}
 		})
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		jobs = again
 	}
-	return all, errors.Join(failed...)
+	return all, failed, nil
 }
 
 // generatorSet is where generators of one host, or the shared ones, are found.
@@ -162,47 +149,67 @@ func (p Program) check() error {
 }
 
 // BuildPrograms realises all programs in one process, and one by one where that fails, so that each error is about its own program.
-func (n *Nix) BuildPrograms(ctx context.Context, fleet string, programs []Program) error {
-	var drvs []string
-	for _, p := range programs {
+func (n *Nix) BuildPrograms(ctx context.Context, fleet string, programs map[string]Program) (map[string]error, error) {
+	ids := map[string][]string{}
+	for id, p := range programs {
 		if err := p.check(); err != nil {
-			return fmt.Errorf("build generators: %w", err)
+			return nil, fmt.Errorf("build the generator of %q: %w", id, err)
 		}
-		drvs = append(drvs, p.DrvPath)
+		ids[p.DrvPath] = append(ids[p.DrvPath], id)
 	}
-	slices.Sort(drvs)
-	drvs = slices.Compact(drvs)
-	if len(drvs) == 0 {
-		return nil
+	if len(ids) == 0 {
+		return nil, nil
 	}
 	n.cleanPrograms(fleet)
+	drvs := slices.Sorted(maps.Keys(ids))
+	failed := map[string]error{}
 	err := n.buildProgramSet(ctx, fleet, drvs)
-	if _, failed := errors.AsType[*BuildError](err); failed && len(drvs) > 1 {
-		err = n.buildEach(ctx, fleet, drvs)
+	if _, ok := errors.AsType[*BuildError](err); ok {
+		failed, err = n.buildEach(ctx, fleet, drvs)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, p := range programs {
-		if info, err := os.Stat(p.Program); err != nil || !info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0 {
-			return fmt.Errorf("build generator: %s did not make the program %s", p.DrvPath, p.Program)
+	errs := map[string]error{}
+	for id, p := range programs {
+		err := failed[p.DrvPath]
+		if err == nil {
+			err = p.made()
 		}
+		if err != nil {
+			errs[id] = fmt.Errorf("build the generator of %q: %w", id, err)
+		}
+	}
+	return errs, nil
+}
+
+// made says why there is no program although its derivation was built.
+func (p Program) made() error {
+	if info, err := os.Stat(p.Program); err != nil || !info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0 {
+		return fmt.Errorf("%s did not make the program %s", p.DrvPath, p.Program)
 	}
 	return nil
 }
 
-func (n *Nix) buildEach(ctx context.Context, fleet string, drvs []string) error {
-	errs := make([]error, len(drvs))
-	var group errgroup.Group
+// buildEach realises derivations one by one and returns why some fail.
+func (n *Nix) buildEach(ctx context.Context, fleet string, drvs []string) (map[string]error, error) {
+	var mu sync.Mutex
+	failed := map[string]error{}
+	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(n.opts.Builds)
-	for i, drv := range drvs {
+	for _, drv := range drvs {
 		group.Go(func() error {
-			errs[i] = n.buildProgramSet(ctx, fleet, []string{drv})
+			err := n.buildProgramSet(ctx, fleet, []string{drv})
+			if _, ok := errors.AsType[*BuildError](err); !ok {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			failed[drv] = err
 			return nil
 		})
 	}
-	_ = group.Wait() // the errors are in errs
-	return errors.Join(errs...)
+	return failed, group.Wait()
 }
 
 // programRoot begins the names of the links that protect generators.

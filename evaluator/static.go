@@ -129,12 +129,14 @@ func (s *Static) Specs(context.Context, Snapshot, *plan.Plan, []string, func(Rec
 }
 
 // Generators fails like Specs.
-func (s *Static) Generators(context.Context, Snapshot, *plan.Plan, string, []string) (map[string]Program, error) {
-	return nil, s.noSecrets()
+func (s *Static) Generators(context.Context, Snapshot, *plan.Plan, string, []string) (map[string]Program, map[string]error, error) {
+	return nil, nil, s.noSecrets()
 }
 
 // BuildPrograms fails like Specs.
-func (s *Static) BuildPrograms(context.Context, string, []Program) error { return s.noSecrets() }
+func (s *Static) BuildPrograms(context.Context, string, map[string]Program) (map[string]error, error) {
+	return nil, s.noSecrets()
+}
 
 func (s *Static) noSecrets() error {
 	return &StaticError{

@@ -58,6 +58,18 @@ func (c *Connector) Connect(ctx context.Context, spec HostSpec) (*Session, error
 	return s, nil
 }
 
+// HostKey learns the key that a host proves to have, as "type base64", and what vouches for it: it connects, which includes the login, and
+// hangs up. Both are empty for this machine. The errors are those of transports.
+func (c *Connector) HostKey(ctx context.Context, spec HostSpec) (string, transport.Provenance, error) {
+	conn, err := (&Session{c: c, spec: spec}).dial(ctx)
+	if err != nil {
+		return "", "", err
+	}
+	defer conn.Close()
+	key, provenance := conn.HostKey()
+	return key, provenance, nil
+}
+
 // open dials and attaches: to the agent that ref names where it still lives, else to a new one.
 func (s *Session) open(ctx context.Context, ref *agentRef) (*link, error) {
 	conn, err := s.dial(ctx)

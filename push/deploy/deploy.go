@@ -33,6 +33,13 @@ type Deployer struct {
 	Plan     *plan.Plan
 	// Connector may be nil for builds that need no host.
 	Connector Connector
+	// Hosts are used in place of Connector, and of the request's overrides, where they are given: what makes secrets then has the same
+	// sessions. They are closed at the end of a run.
+	Hosts *Hosts
+	// Secrets makes what hosts miss. Where it is nil, hosts that miss something are [OutcomeSecrets], and NoSecrets says why nothing is made:
+	// "there is no terminal".
+	Secrets   Secrets
+	NoSecrets string
 	Reporter  Reporter
 	Limits    Limits
 	// Specialisation returns the store path of a toplevel's specialisation in the local store.
@@ -148,7 +155,11 @@ func (d *Deployer) Run(ctx context.Context, request Request) (*Report, error) {
 	}
 	hosts.Wait()
 	r.sessions.closeAll()
-	return &Report{Action: request.Action, Fleet: d.Plan.Fleet, Duration: time.Since(start), Hosts: reports}, nil
+	report := &Report{Action: request.Action, Fleet: d.Plan.Fleet, Duration: time.Since(start), Hosts: reports}
+	if d.Secrets != nil {
+		report.Uncommitted = d.Secrets.Uncommitted()
+	}
+	return report, nil
 }
 
 // deployment is the shared state of the hosts of one Run.
@@ -161,6 +172,7 @@ type deployment struct {
 	cancel      context.CancelCauseFunc
 	sessions    *sessions
 	records     *batcher
+	secrets     *rounds
 	gate        *gate
 	// builders are hosts whose sessions others need too.
 	builders map[string]bool
@@ -177,7 +189,11 @@ func newDeployment(ctx context.Context, d *Deployer, request Request) *deploymen
 	}
 	r.work, r.cancel = context.WithCancelCause(ctx)
 	r.sessions = newSessions(r.connect, limits.Hosts)
-	r.records = newBatcher(r.evaluate, limits.BatchWindow, len(request.Hosts))
+	if d.Hosts != nil {
+		r.sessions = d.Hosts.sessions
+	}
+	r.records = newBatcher(r.evaluateWith(d.Snapshot), limits.BatchWindow, len(request.Hosts))
+	r.secrets = newRounds(len(request.Hosts), r.ensure, r.again)
 	if request.Confirm != nil && request.Action.Changes() {
 		r.gate = newGate(len(request.Hosts), request.Confirm)
 	}

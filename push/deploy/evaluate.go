@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"fleet/evaluator"
-	"fleet/evaluator/plan"
 )
 
 // batcher gathers hosts that are ready to be evaluated, so that a backend can share work between them, and hands each its own
@@ -28,8 +27,9 @@ func newBatcher(records func([]string, func(evaluator.RecordResult)) error, wind
 	return &batcher{records: records, window: window, expected: expected, waiting: map[string]chan evaluator.RecordResult{}}
 }
 
-// record evaluates a host with whichever others are ready. Each host calls either record or leave, once.
-func (b *batcher) record(ctx context.Context, host string) (plan.Record, error) {
+// record evaluates a host with whichever others are ready. Each host calls either record or leave, once. The error is why there is no
+// result; that of the evaluation is in the result.
+func (b *batcher) record(ctx context.Context, host string) (evaluator.RecordResult, error) {
 	result := make(chan evaluator.RecordResult, 1)
 	b.mu.Lock()
 	b.waiting[host] = result
@@ -40,9 +40,9 @@ func (b *batcher) record(ctx context.Context, host string) (plan.Record, error) 
 	b.leave()
 	select {
 	case r := <-result:
-		return r.Record, r.Err
+		return r, nil
 	case <-ctx.Done():
-		return plan.Record{}, context.Cause(ctx)
+		return evaluator.RecordResult{}, context.Cause(ctx)
 	}
 }
 
@@ -97,7 +97,9 @@ func (b *batcher) evaluate(batch map[string]chan evaluator.RecordResult) {
 	}
 }
 
-// evaluate asks the backend for the records of a batch.
-func (r *deployment) evaluate(hosts []string, each func(evaluator.RecordResult)) error {
-	return r.Backend.Records(r.work, r.Snapshot, r.Plan, hosts, each)
+// evaluateWith asks the backend for the records of a batch, as a snapshot has them.
+func (r *deployment) evaluateWith(snapshot evaluator.Snapshot) func([]string, func(evaluator.RecordResult)) error {
+	return func(hosts []string, each func(evaluator.RecordResult)) error {
+		return r.Backend.Records(r.work, snapshot, r.Plan, hosts, each)
+	}
 }

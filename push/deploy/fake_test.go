@@ -124,11 +124,11 @@ func (w *world) Specs(context.Context, evaluator.Snapshot, *plan.Plan, []string,
 	panic("the pipeline asks for no specs")
 }
 
-func (w *world) Generators(context.Context, evaluator.Snapshot, *plan.Plan, string, []string) (map[string]evaluator.Program, error) {
+func (w *world) Generators(context.Context, evaluator.Snapshot, *plan.Plan, string, []string) (map[string]evaluator.Program, map[string]error, error) {
 	panic("the pipeline makes no secrets")
 }
 
-func (w *world) BuildPrograms(context.Context, string, []evaluator.Program) error {
+func (w *world) BuildPrograms(context.Context, string, map[string]evaluator.Program) (map[string]error, error) {
 	panic("the pipeline makes no secrets")
 }
 

@@ -27,16 +27,24 @@ type hostRun struct {
 	// step is the step that is under way, begun when it started.
 	step  plan.Step
 	begun time.Time
-	// recorded and gated say that the host has been counted by the batcher and the gate.
-	recorded, gated bool
+	// recorded, settled and gated say that the host has been counted by the batcher, the rounds and the gate.
+	recorded, settled, gated bool
+	// records evaluates the host: the run's batcher, later that of a round.
+	records *batcher
+	// need is what it misses, causes why some of that could not be made.
+	need   Need
+	causes map[string]error
 }
 
 // host takes one host through the run. It returns when the host is done, or has failed, and always with an outcome.
 func (r *deployment) host(name string) HostReport {
-	h := &hostRun{deployment: r, name: name, host: r.Plan.Hosts[name], report: HostReport{Host: name}}
+	h := &hostRun{deployment: r, name: name, host: r.Plan.Hosts[name], report: HostReport{Host: name}, records: r.records}
 	err := h.steps()
 	if !h.recorded {
-		r.records.leave()
+		h.records.leave()
+	}
+	if !h.settled {
+		r.secrets.leave()
 	}
 	if !h.gated && r.gate != nil {
 		r.gate.leave()
@@ -44,8 +52,8 @@ func (r *deployment) host(name string) HostReport {
 	if err != nil {
 		h.fail(err)
 	}
-	if !r.builders[name] {
-		r.sessions.close(name)
+	if h.session != nil && !r.builders[name] {
+		r.sessions.giveBack(name)
 	}
 	return h.report
 }
@@ -57,7 +65,7 @@ func (h *hostRun) steps() error {
 			return err
 		}
 	}
-	if err := h.do(plan.StepEvaluate, h.evaluate); err != nil {
+	if err := h.ready(); err != nil {
 		return err
 	}
 	if h.isUnchanged() {
@@ -88,8 +96,16 @@ func (h *hostRun) steps() error {
 	return h.activateStep()
 }
 
-// activateStep waits for the confirmation, where one is asked for, and activates.
+// activateStep sees that the host can read its secrets, waits for the confirmation, where one is asked for, and activates.
 func (h *hostRun) activateStep() error {
+	unreadable, err := h.preflight()
+	if err == nil && unreadable != nil && h.request.Action.Changes() {
+		err = unreadable
+	}
+	if err != nil {
+		h.step = plan.StepSecrets
+		return err
+	}
 	if h.gate != nil {
 		h.gated = true
 		if err := h.gate.pass(h.work, Change{Host: h.name, Old: h.info.Current, New: h.want.toplevel}); err != nil {
@@ -97,7 +113,11 @@ func (h *hostRun) activateStep() error {
 			return err
 		}
 	}
-	return h.do(plan.StepActivate, h.activate)
+	err = h.do(plan.StepActivate, h.activate)
+	if err == nil && unreadable != nil {
+		h.step, err = plan.StepSecrets, unreadable
+	}
+	return err
 }
 
 // do runs one step, times it and reports it.
@@ -164,14 +184,17 @@ func (h *hostRun) locked() error {
 
 func (h *hostRun) evaluate() error {
 	h.recorded = true
-	record, err := h.records.record(h.work, h.name)
-	if err != nil {
+	result, err := h.records.record(h.work, h.name)
+	if err == nil {
+		err = h.takeNeed(result)
+	}
+	if err != nil || !h.need.empty() {
 		return err
 	}
-	if record.System == nil {
+	if result.Record.System == nil {
 		return fmt.Errorf("evaluate %q: its record has no system", h.name)
 	}
-	h.system = *record.System
+	h.system = *result.Record.System
 	h.want.toplevel = h.system.OutPath
 	h.report.New = h.system.OutPath
 	if h.toplevel, err = storepath.Parse(h.system.OutPath); err != nil {
@@ -238,6 +261,8 @@ func (h *hostRun) outcomeOf(err error) Outcome {
 	var locked *push.LockedError
 	var detached *DetachedError
 	var failed *ActivationError
+	var missing *MissingSecretsError
+	var unreadable *PreflightError
 	interrupted := h.outer.Err() != nil
 	switch {
 	case errors.As(err, &locked):
@@ -246,6 +271,8 @@ func (h *hostRun) outcomeOf(err error) Outcome {
 		return OutcomeDetached
 	case errors.As(err, &detached), errors.As(err, &failed):
 		return OutcomeFailed
+	case errors.As(err, &missing), errors.As(err, &unreadable):
+		return OutcomeSecrets
 	case errors.Is(err, errDeclined):
 		return OutcomeDeclined
 	case interrupted:

@@ -3,6 +3,7 @@ package deploy
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -108,7 +109,8 @@ type Report struct {
 	Duration time.Duration
 	// Hosts are sorted by name.
 	Hosts []HostReport
-	// Uncommitted is what stands in the work tree and waits to be committed; who keeps the state fills it in after the run.
+	// Uncommitted is what stands in the work tree and waits to be committed: secrets that were made. Who keeps the rest of the state adds to it
+	// after the run.
 	Uncommitted Uncommitted
 }
 
@@ -118,6 +120,14 @@ type Uncommitted struct {
 	Dir string
 	// Files are relative to Dir, sorted.
 	Files []string
+}
+
+// Add names more files of the same folder.
+func (u *Uncommitted) Add(dir string, files ...string) {
+	u.Dir = dir
+	u.Files = append(u.Files, files...)
+	slices.Sort(u.Files)
+	u.Files = slices.Compact(u.Files)
 }
 
 // ExitCode is the exit code of the whole run: of all that apply, the first in the order 130, 6, 5, 7, 3, 4, 1; 0 only where every host succeeded.

@@ -21,13 +21,16 @@ type opening struct {
 	done    chan struct{}
 	session Session
 	err     error
+	// users are those who got it and did not give it back.
+	users int
 }
 
 func newSessions(open func(context.Context, string) (Session, error), limit int) *sessions {
 	return &sessions{open: open, dialing: make(chan struct{}, limit), hosts: map[string]*opening{}}
 }
 
-// get returns the host's session, opened by the first who asks. begun is called when the connection is really being made or waited for.
+// get returns the host's session, opened by the first who asks. It stays open until all who got it have given it back, at the latest until
+// closeAll. A host that could not be reached is not tried again.
 func (s *sessions) get(ctx context.Context, host string) (Session, error) {
 	s.mu.Lock()
 	o, known := s.hosts[host]
@@ -35,6 +38,7 @@ func (s *sessions) get(ctx context.Context, host string) (Session, error) {
 		o = &opening{done: make(chan struct{})}
 		s.hosts[host] = o
 	}
+	o.users++
 	s.mu.Unlock()
 	if known {
 		select {
@@ -55,34 +59,59 @@ func (s *sessions) get(ctx context.Context, host string) (Session, error) {
 	return o.session, o.err
 }
 
-// close ends the host's session, where there is one.
-func (s *sessions) close(host string) {
+// standing returns the host's session where it is open already, and else nil.
+func (s *sessions) standing(host string) Session {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	o := s.hosts[host]
-	s.mu.Unlock()
 	if o == nil {
-		return
+		return nil
 	}
-	<-o.done
-	if o.session != nil {
-		// The run's result is known by now; a connection that is not closed in order ends by itself.
-		_ = o.session.Close()
+	select {
+	case <-o.done:
+		return o.session
+	default:
+		return nil
 	}
 }
 
-// closeAll ends all sessions that are left.
+// giveBack ends the host's session, where nobody else has it. A later get opens another one.
+func (s *sessions) giveBack(host string) {
+	s.mu.Lock()
+	o := s.hosts[host]
+	if o == nil {
+		s.mu.Unlock()
+		return
+	}
+	o.users--
+	if o.users > 0 || o.session == nil {
+		s.mu.Unlock()
+		return
+	}
+	delete(s.hosts, host)
+	s.mu.Unlock()
+	o.close()
+}
+
+// closeAll ends all sessions, whoever has them.
 func (s *sessions) closeAll() {
 	s.mu.Lock()
-	var names []string
-	for host := range s.hosts {
-		names = append(names, host)
-	}
+	all := s.hosts
+	s.hosts = map[string]*opening{}
 	s.mu.Unlock()
 	var closing sync.WaitGroup
-	for _, host := range names {
-		closing.Go(func() { s.close(host) })
+	for _, o := range all {
+		closing.Go(o.close)
 	}
 	closing.Wait()
+}
+
+func (o *opening) close() {
+	<-o.done
+	if o.session != nil {
+		// The result is known by now; a connection that is not closed in order ends by itself.
+		_ = o.session.Close()
+	}
 }
 
 // errNoConnector says that a run that needs hosts was given no way to reach them.

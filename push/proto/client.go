@@ -74,11 +74,7 @@ func (c *Client) Open(ctx context.Context, method string, params any) (*Stream, 
 	case <-c.conn.done:
 		return nil, c.conn.failure()
 	}
-	limit := max(maxAnswer, len(text))
-	if method == MethodClosure {
-		limit = MaxMessage
-	}
-	s, id := c.newStream(limit)
+	s, id := c.newStream(answerLimit(method, len(text)))
 	if id == 0 {
 		return nil, c.conn.failure()
 	}
@@ -93,6 +89,17 @@ func (c *Client) Open(ctx context.Context, method string, params any) (*Stream, 
 	stop := context.AfterFunc(ctx, func() { s.giveUp(context.Cause(ctx), true) })
 	s.onEnd(func() { stop() })
 	return s, nil
+}
+
+// answerLimit bounds the answer to a request of a size, in bytes.
+func answerLimit(method string, request int) int {
+	switch method {
+	case MethodClosure, MethodSecretsRun, MethodSecretsRewrap:
+		return MaxMessage
+	case MethodSecretsOpen:
+		return maxSecretValue
+	}
+	return max(maxAnswer, request)
 }
 
 func openText(method string, params any) ([]byte, error) {

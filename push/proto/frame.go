@@ -31,6 +31,8 @@ const (
 	// maxAnswer is the largest result or error of a method that lists nothing, and that of one that lists no more than it was asked for,
 	// unless the request was larger, in bytes. Go's form of a JSON text can be thirty times as large as the text.
 	maxAnswer = 1 << 20
+	// maxSecretValue is the largest result of [MethodSecretsOpen]: secret.MaxValue in base64, and room for the JSON around it.
+	maxSecretValue = 2 << 20
 	// maxHello bounds the first frame, which is read before the peer is known.
 	maxHello = 4 << 10
 	// maxPartial bounds all messages of a connection that have not arrived whole, in bytes.

@@ -37,6 +37,21 @@ const (
 	MethodAbort   = "activation.abort"
 	// MethodStatus: [TxnRequest] (an empty txn means the newest) → [TxnStatus].
 	MethodStatus = "activation.status"
+	// The methods about secrets need an agent that is root, else they answer with [CodeForbidden]. Where a type is not named here, it is one of
+	// secretsgen/{step,seal,install}, which this package carries without looking inside.
+	//
+	// MethodSecretsRun: step.Request, data from the agent: what the generator prints → step.Result. The generator runs as the login user. It ends
+	// with its stream, and with the connection: a value that nobody waits for is not made.
+	MethodSecretsRun = "secrets.run"
+	// MethodSecretsRewrap: seal.RewrapRequest → seal.RewrapResult.
+	MethodSecretsRewrap = "secrets.rewrap"
+	// MethodSecretsOpen: seal.Ref → [SecretValue].
+	MethodSecretsOpen = "secrets.open"
+	// MethodSecretsVerify: [SecretsVerifyRequest] → [SecretsVerifyResult].
+	MethodSecretsVerify = "secrets.verify"
+	// MethodSecretsPreflight: [SecretsPreflightRequest] → install.Report, what the system would not find when it installs its secrets; at once
+	// and empty where it has none.
+	MethodSecretsPreflight = "secrets.preflight"
 	// MethodEnd: nothing → nothing. The client needs the agent no more: it ends as soon as nothing runs and
 	// no other client is attached, instead of waiting for its grace time.
 	MethodEnd = "session.end"
@@ -213,6 +228,28 @@ type BuildRequest struct {
 // BuildResult lists the store paths of the outputs.
 type BuildResult struct {
 	Outputs []string `json:"outputs"`
+}
+
+// SecretValue is a decrypted part of a secret.
+type SecretValue struct {
+	Value []byte `json:"value"`
+}
+
+// SecretsVerifyRequest names encrypted parts, each a seal.Ref.
+type SecretsVerifyRequest struct {
+	Parts []json.RawMessage `json:"parts"`
+}
+
+// SecretsVerifyResult says what is wrong with each, in the request's order; empty texts are right.
+type SecretsVerifyResult struct {
+	Wrong []string `json:"wrong"`
+}
+
+// SecretsPreflightRequest names a system that is valid on the host.
+type SecretsPreflightRequest struct {
+	Toplevel string `json:"toplevel"`
+	// Specialisation is looked at beside the toplevel itself.
+	Specialisation string `json:"specialisation,omitempty"`
 }
 
 // Action is what an activation does.
