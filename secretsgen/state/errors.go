@@ -83,4 +83,6 @@ func (e *LockedError) Error() string {
 }
 
 // Hint is the remedy.
-func (e *LockedError) Hint() string { return "wait until it is done, or end it, and run the command again" }
+func (e *LockedError) Hint() string {
+	return "wait until it is done, or end it, and run the command again"
+}
