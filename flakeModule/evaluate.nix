@@ -78,6 +78,9 @@ let
       fleetTypes = fleetLib.types;
       fleetNames = fleetLib.names;
       fleetChecks = fleetLib.checks;
+      fleetName = name;
+      fleetSecretOptions = fleetLib.secretOptions;
+      fleetSecrets = secrets;
     };
     modules = [
       ./fleet
@@ -85,6 +88,12 @@ let
     ];
   };
   inherit (evaluated) config;
+
+  secrets = fleetLib.secrets.ofFleet {
+    fleet = name;
+    inherit config self;
+    nixpkgsOf = option: fleetLib.systems.nixpkgs "fleetConfigurations.${name}.${option}";
+  };
 
   guard = fleetLib.checks.guard name config.checks;
 
@@ -103,7 +112,8 @@ in
 
   output = {
     inherit (evaluated) config options;
-    plan = guard (fleetLib.plan.render name config);
+    plan = guard (fleetLib.plan.render name config secrets);
+    generators = secrets.programs;
     hosts = mapAttrs (_: system: {
       record = fleetLib.record.render system;
       nixos = system;

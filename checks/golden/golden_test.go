@@ -67,8 +67,14 @@ func TestAPlanWithRecordsIsValid(t *testing.T) {
 	}
 	path := "/nix/store/" + strings.Repeat("0", 32) + "-nixos-system"
 	p.Records = map[string]plan.Record{
-		"web-1": {System: &plan.System{DrvPath: path + ".drv", OutPath: path, Specialisations: []string{"maintenance"}}},
-		"here":  {},
+		"web-1": {
+			Specs: &plan.Specs{
+				Secrets: map[string]plan.Secret{"db": p.SharedSecrets["api"], "token": {OnGeneratorChange: "notice", OnDependencyChange: "keep"}},
+				Missing: []string{"host/web-1/db", "shared/ca.pem"},
+			},
+			System: &plan.System{DrvPath: path + ".drv", OutPath: path, Specialisations: []string{"maintenance"}},
+		},
+		"here": {},
 	}
 	p.Helpers["x86_64-linux"] = plan.Helper{Path: path}
 	data, err := plan.Encode(p)
@@ -86,22 +92,34 @@ func TestAPlanWithRecordsIsValid(t *testing.T) {
 // What the schema refuses, the program refuses too: neither may be the only one that looks.
 func TestSchemaAndProgramRefuseTheSame(t *testing.T) {
 	for name, change := range map[string]func(root, host map[string]any){
-		"an unknown field":              func(root, _ map[string]any) { root["extra"] = 1 },
-		"an unknown field of a host":    func(_, host map[string]any) { host["extra"] = 1 },
-		"another version":               func(root, _ map[string]any) { root["formatVersion"] = 2 },
-		"no version":                    func(root, _ map[string]any) { delete(root, "formatVersion") },
-		"no system":                     func(_, host map[string]any) { delete(host, "system") },
-		"a tag that is an expression":   func(_, host map[string]any) { host["tags"] = []any{"a & b"} },
-		"an address that is an option":  func(_, host map[string]any) { deploy(host)["address"] = "-oProxyCommand=x" },
-		"an address with a user":        func(_, host map[string]any) { deploy(host)["address"] = "root@a" },
-		"a port of 0":                   func(_, host map[string]any) { deploy(host)["port"] = 0 },
-		"a user that is an option":      func(_, host map[string]any) { deploy(host)["user"] = "-l" },
-		"an unknown transport":          func(_, host map[string]any) { deploy(host)["transport"] = "telnet" },
-		"an unknown elevation":          func(_, host map[string]any) { deploy(host)["elevation"] = "su" },
-		"a host key that is no key":     func(_, host map[string]any) { deploy(host)["hostKeys"] = []any{"SHA256:abc"} },
-		"an IP address that is a name":  func(_, host map[string]any) { network(host)["internalIps"] = []any{"x.example"} },
-		"a host with a builder's name":  func(root, host map[string]any) { root["hosts"].(map[string]any)["target"] = host },
-		"a helper that is nowhere":      func(root, _ map[string]any) { root["helpers"] = map[string]any{"x86_64-linux": map[string]any{}} },
+		"an unknown field":             func(root, _ map[string]any) { root["extra"] = 1 },
+		"an unknown field of a host":   func(_, host map[string]any) { host["extra"] = 1 },
+		"another version":              func(root, _ map[string]any) { root["formatVersion"] = 2 },
+		"no version":                   func(root, _ map[string]any) { delete(root, "formatVersion") },
+		"no system":                    func(_, host map[string]any) { delete(host, "system") },
+		"a tag that is an expression":  func(_, host map[string]any) { host["tags"] = []any{"a & b"} },
+		"an address that is an option": func(_, host map[string]any) { deploy(host)["address"] = "-oProxyCommand=x" },
+		"an address with a user":       func(_, host map[string]any) { deploy(host)["address"] = "root@a" },
+		"a port of 0":                  func(_, host map[string]any) { deploy(host)["port"] = 0 },
+		"a user that is an option":     func(_, host map[string]any) { deploy(host)["user"] = "-l" },
+		"an unknown transport":         func(_, host map[string]any) { deploy(host)["transport"] = "telnet" },
+		"an unknown elevation":         func(_, host map[string]any) { deploy(host)["elevation"] = "su" },
+		"a host key that is no key":    func(_, host map[string]any) { deploy(host)["hostKeys"] = []any{"SHA256:abc"} },
+		"an IP address that is a name": func(_, host map[string]any) { network(host)["internalIps"] = []any{"x.example"} },
+		"a host with a builder's name": func(root, host map[string]any) { root["hosts"].(map[string]any)["target"] = host },
+		"a helper that is nowhere":     func(root, _ map[string]any) { root["helpers"] = map[string]any{"x86_64-linux": map[string]any{}} },
+		"a secret's name with a slash": func(root, _ map[string]any) {
+			shared := root["sharedSecrets"].(map[string]any)
+			shared["a/b"] = shared["hsm"]
+		},
+		"an unknown kind of generator": func(root, _ map[string]any) { generator(root)["kind"] = "magic" },
+		"an unknown sandbox":           func(root, _ map[string]any) { generator(root)["sandbox"] = "loose" },
+		"a dependency that is no id":   func(root, _ map[string]any) { generator(root)["dependencies"] = map[string]any{"ca": "ca.pem"} },
+		"a script that asks": func(root, _ map[string]any) {
+			generator(root)["ask"] = map[string]any{"from": "terminal", "prompt": "", "variable": ""}
+		},
+		"an unknown type of a part":     func(root, _ map[string]any) { part(root, "version")["type"] = "jpeg" },
+		"an encrypted part with a type": func(root, _ map[string]any) { part(root, "secret")["type"] = "text" },
 		"a record without a store path": func(root, _ map[string]any) { root["records"] = record("/tmp/x") },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -125,6 +143,16 @@ func TestSchemaAndProgramRefuseTheSame(t *testing.T) {
 }
 
 func deploy(host map[string]any) map[string]any { return host["deploy"].(map[string]any) }
+
+func hsm(root map[string]any) map[string]any {
+	return root["sharedSecrets"].(map[string]any)["hsm"].(map[string]any)
+}
+
+func generator(root map[string]any) map[string]any { return hsm(root)["generator"].(map[string]any) }
+
+func part(root map[string]any, name string) map[string]any {
+	return hsm(root)["parts"].(map[string]any)[name].(map[string]any)
+}
 
 func network(host map[string]any) map[string]any { return host["network"].(map[string]any) }
 

@@ -48,4 +48,56 @@
       deploy.address = "local";
     };
   };
+
+  sharedSecrets = {
+    # Nothing but what a secret must have: a person gives it.
+    token = { };
+
+    "ca.pem" = {
+      expectedOwners = [ "web-1" ];
+      generator = { mkX509Ca }: mkX509Ca { subject.CN = "Example root"; };
+    };
+
+    "web.pem" = {
+      expectedOwners = [
+        "plain-1"
+        "@web"
+      ];
+      regenerateOnOwnerAdded = true;
+      regenerateOnOwnerRemoved = false;
+      onDependencyChange = "keep";
+      generator =
+        { mkX509Leaf }:
+        mkX509Leaf {
+          ca = "ca.pem";
+          subject.CN = "web";
+          sans = [ "DNS:web.example.org" ];
+        };
+    };
+
+    hsm = {
+      expectedOwners = [ "@all" ];
+      onGeneratorChange = "regenerate";
+      parts = {
+        secret = { };
+        version = {
+          encrypted = false;
+          pattern = "v[0-9]+";
+        };
+      };
+      generator =
+        { mkImpureSecretGenerator }:
+        mkImpureSecretGenerator {
+          script = "echo v1 | gh public -o $out/version; head -c 32 /dev/random | gh private -o $out/secret";
+          impureOn = "here";
+          sandbox = "network";
+          generationData.release = 1;
+        };
+    };
+
+    api = {
+      expectedOwners = [ "here" ];
+      generator = { mkAskEnv }: mkAskEnv { variable = "API_KEY"; };
+    };
+  };
 }

@@ -19,6 +19,9 @@ let
 
   isOption = value: value._type or null == "option";
 
+  # Another name is told of where the option is.
+  isAlias = option: hasPrefix "Alias of " (option.description or "");
+
   # Options below an option: what a submodule declares. `<name>` stands for the key of an attribute set.
   below =
     path: option:
@@ -32,7 +35,7 @@ let
   walk =
     path: value:
     if isOption value then
-      optional (!(value.internal or false)) { inherit path value; } ++ below path value
+      if isAlias value then [ ] else optional (!(value.internal or false)) { inherit path value; } ++ below path value
     else if isAttrs value then
       walkAll path value
     else
@@ -101,13 +104,16 @@ let
       parts = lib.splitString "  */\n" text;
       comment = lib.replaceStrings [ "\n    " ] [ "\n" ] "\n${removeSuffix "\n" (lib.head parts)}";
       paragraphs = lib.splitString "\n\n" comment;
-      name = lib.last (builtins.match " *(inherit )?([A-Za-z]+).*" (lib.elemAt parts 1));
+      name = lib.last (builtins.match " *(inherit )?([A-Za-z0-9]+).*" (lib.elemAt parts 1));
     in
     "## fleetLib.${name}\n${lib.head paragraphs}\n\n```\n${lib.concatStringsSep "\n\n" (lib.tail paragraphs)}\n```\n\n";
 
-  functions = lib.tail (
-    lib.splitString "  /**\n" (builtins.readFile ../../flakeModule/lib/public.nix)
-  );
+  functionsOf = file: lib.tail (lib.splitString "  /**\n" (builtins.readFile file));
+
+  generatorsIntro = ''
+    What makes secrets: arguments of the function in `generator` (`{ mkPassword }: mkPassword { size = 40; }`), and the same as functions of fleetLib
+    (`fleetLib.mkPassword { size = 40; }`). Other arguments mean a new value.
+  '';
 
   intro = ''
     What can be said below `fleetConfigurations.<name>`. This page is generated: `checks/nix/run --update` writes it.
@@ -120,4 +126,8 @@ options:
 "# Options of a fleet\n\n${intro}\n"
 + lib.concatMapStrings render (walkAll [ ] options)
 + "# fleetLib\n\nFunctions for modules of fleets and of hosts.\n\n"
-+ removeSuffix "\n" (lib.concatMapStrings function functions)
++ lib.concatMapStrings function (functionsOf ../../flakeModule/lib/public.nix)
++ "# Generators\n\n${generatorsIntro}\n"
++ removeSuffix "\n" (
+  lib.concatMapStrings function (functionsOf ../../flakeModule/lib/secrets/builtins.nix)
+)

@@ -22,7 +22,16 @@ let
     }
     // extra;
 
-  packages = system: {
+  packages = system: withOverlays system [ ];
+
+  withOverlays =
+    system: overlays:
+    lib.fix (lib.foldl' (lib.flip lib.extends) (final: base system // {
+      inherit lib;
+      appendOverlays = more: withOverlays system (overlays ++ more);
+    }) overlays);
+
+  base = system: {
     stdenv.hostPlatform = { inherit system; };
     go.version = "1.26.0";
     buildGoModule =
@@ -33,6 +42,9 @@ let
     shellcheck = fake system "shellcheck" { };
     writeText = name: text: fake system name { inherit text; };
     writeShellScript = name: text: fake system name { inherit text; };
+    writeShellScriptBin = name: text: fake system name { inherit text; };
+    runCommand = name: _: text: fake system name { inherit text; };
+    coreutils = fake system "coreutils" { };
   };
 
   tinyNixos =
@@ -65,7 +77,7 @@ let
       };
       config = {
         inherit mark;
-        _module.args.pkgs = lib.foldl' (pkgs: overlay: pkgs // overlay pkgs pkgs) (packages config.nixpkgs.system) config.nixpkgs.overlays;
+        _module.args.pkgs = withOverlays config.nixpkgs.system config.nixpkgs.overlays;
         system.build.toplevel =
           let
             failed = map (a: a.message) (lib.filter (a: !a.assertion) config.assertions);

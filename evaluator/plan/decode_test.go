@@ -2,6 +2,7 @@ package plan_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"os"
 	"strings"
@@ -40,11 +41,35 @@ func full() *plan.Plan {
 			},
 			"db": host("db.example.org"),
 		},
+		SharedSecrets: map[string]plan.Secret{"ca.pem": {
+			Owners: []string{"db", "web-1"},
+			Generator: &plan.Generator{
+				Kind: "script", On: ptr("db"), Sandbox: "none", Data: json.RawMessage(`"size 3"`), Seed: ptr("00ff"),
+				Dependencies: map[string]string{"root": "shared/root", "pin": "host/db/pin"},
+			},
+			Parts: map[string]plan.SecretPart{
+				"secret": {Encrypted: true}, "public": {Type: plan.TypeX509}, "version": {Type: plan.TypeRegex, Pattern: "v[0-9]+"},
+			},
+			RegenerateOnOwnerAdded: true, OnGeneratorChange: "notice", OnDependencyChange: "regenerate",
+		}},
 		Warnings: []string{"old option <a&b>"},
-		Records: map[string]plan.Record{"db": {System: &plan.System{
-			DrvPath: "/nix/store/00000000000000000000000000000000-x.drv", OutPath: "/nix/store/11111111111111111111111111111111-x",
-			Specialisations: []string{"debug"},
-		}}},
+		Records: map[string]plan.Record{"db": {
+			Specs: &plan.Specs{
+				Secrets: map[string]plan.Secret{"pin": {
+					Owners: []string{},
+					Generator: &plan.Generator{
+						Kind: "ask", Sandbox: "strict", Data: json.RawMessage("null"), Dependencies: map[string]string{},
+						Ask: &plan.Ask{From: "env", Prompt: "PIN", Variable: "PIN"},
+					},
+					OnGeneratorChange: "regenerate", OnDependencyChange: "keep",
+				}},
+				Missing: []string{"host/db/pin"},
+			},
+			System: &plan.System{
+				DrvPath: "/nix/store/00000000000000000000000000000000-x.drv", OutPath: "/nix/store/11111111111111111111111111111111-x",
+				Specialisations: []string{"debug"},
+			},
+		}},
 	}
 }
 

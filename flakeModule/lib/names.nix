@@ -50,6 +50,48 @@ rec {
     name: builtins.match "[A-Za-z0-9][A-Za-z0-9_-]{0,62}" name != null && name != "outPath";
 
   /**
+    Whether a secret can have this name: it becomes the name of a folder, and Nix takes attributes that begin with two underscores, and
+    `outPath`, for something else. secretsgen/secret/name.go has the rule for files.
+
+    Type:   String -> Bool
+  */
+  isSecretName =
+    name:
+    builtins.match "[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}" name != null
+    && builtins.match "__.*|outPath" name == null;
+
+  /**
+    Names that a part of a secret cannot have: files that mean something else in the output of a generator, and what
+    `config.secrets.<name>` holds beside its parts.
+
+    Type:   [String]
+  */
+  reservedParts = [
+    "created_at"
+    "credentials"
+    "expires_at"
+    "generator"
+    "group"
+    "marker"
+    "mode"
+    "neededForUsers"
+    "onDependencyChange"
+    "onGeneratorChange"
+    "owner"
+    "parts"
+    "reloadUnits"
+    "restartUnits"
+    "secretPath"
+  ];
+
+  /**
+    Whether a part of a secret can have this name.
+
+    Type:   String -> Bool
+  */
+  isPartName = name: isSecretName name && !elem name reservedParts;
+
+  /**
     One name in an option path, quoted where Nix needs it.
 
     Type:   String -> String

@@ -39,16 +39,17 @@ in
   /**
     The plan of a fleet.
 
-    Type:   String -> FleetConfig -> Plan
-    Inputs: the fleet's name; the evaluated configuration of its modules
+    Type:   String -> FleetConfig -> Secrets -> Plan
+    Inputs: the fleet's name; the evaluated configuration of its modules; what secrets.ofFleet returned
   */
-  render = fleet: config: {
+  render = fleet: config: secrets: {
     formatVersion = 1;
     inherit fleet;
     helpers = genAttrs (unique (map (host: host.system) (attrValues config.hosts))) (system: {
       package = "fleet-helper-${system}";
     });
     hosts = mapAttrs (renderHost fleet) config.hosts;
+    sharedSecrets = mapAttrs (_: secret: secret.spec) secrets.shared;
     inherit (config) warnings;
   };
 }

@@ -26,6 +26,14 @@ let
 in
 {
   /**
+    A nixpkgs flake, or an error that says what it is instead.
+
+    Type:   String -> Value -> Flake
+    Inputs: the option that it is of; its value
+  */
+  nixpkgs = checked;
+
+  /**
     The NixOS systems of a fleet, by host. Each is evaluated when it is looked at, and looking at one evaluates no other, except for what
     its modules read from `nixosHosts`.
 

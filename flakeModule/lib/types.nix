@@ -27,6 +27,17 @@ in
 
   name = matching "[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}" "name (letters, digits and _ . -)";
 
+  secretMode = matching "0?[0-7]{3}" "mode in octal, as \"0440\"";
+
+  generator = types.addCheck types.raw isFunction // {
+    description = "function that returns a generator, as { mkPassword }: mkPassword { }";
+  };
+
+  # A host can also take what the fleet declares.
+  hostGenerator = types.addCheck types.raw (value: value == "shared" || isFunction value) // {
+    description = "function that returns a generator, as { mkPassword }: mkPassword { }, or \"shared\"";
+  };
+
   overlay = types.addCheck types.raw isFunction // {
     description = "overlay, a function final: prev: { … }";
   };

@@ -35,12 +35,18 @@ let
         fleetTypes = fleetLib.types;
         fleetNames = fleetLib.names;
         fleetChecks = fleetLib.checks;
+        fleetSecretOptions = fleetLib.secretOptions;
+        fleetSecrets = read "the fleet's secrets";
+        fleetName = read "the fleet's name";
         config = read "config";
       }
       // specialArgs;
     }).options;
 
-  ofFleet = walk "" (declared [ ../../../flakeModule/fleet ] { inputs = read "inputs"; });
+  ofFleet = walk "" (declared [ ../../../flakeModule/fleet ] {
+    inputs = read "inputs";
+    self = read "self";
+  });
 
   ofHost = walk "hosts.<name>" (
     declared [ ../../../flakeModule/fleet/host ] {
@@ -80,6 +86,7 @@ let
     option:
     option.readOnly or false
     || option.internal or false
+    || lib.hasPrefix "Alias of " option.description
     || lib.elem option.type.name [
       "bool"
       "enum"

@@ -125,6 +125,7 @@ in
       fleet = "default";
       helpers = { };
       hosts = { };
+      sharedSecrets = { };
       warnings = [ ];
     };
   };
