@@ -23,6 +23,8 @@ import (
 	"fleet/closure/daemon"
 	"fleet/closure/run"
 	"fleet/closure/storepath"
+	"fleet/secretsgen/install"
+	"fleet/secretsgen/step"
 )
 
 // programPath is the PATH of the programs that the agent starts: NixOS, a multi-user Nix on another system, and the usual folders.
@@ -47,6 +49,12 @@ type Host struct {
 	Home string
 	// UID is the agent's effective user.
 	UID int
+	// Identities are the files with the host's private keys, which secrets are encrypted to; those that are not there are skipped.
+	Identities []string
+	// RunStep runs a generator of a secret, see [step.Run].
+	RunStep func(context.Context, step.Request, step.Options) (step.Result, error)
+	// CheckSecrets says what of a system's secrets the host could not install, and changes nothing.
+	CheckSecrets func(context.Context, *install.Manifest) (install.Report, error)
 	// Runner runs programs to their end.
 	Runner run.Runner
 	// Units runs what has to outlive the agent.
@@ -60,7 +68,9 @@ func NewHost() (*Host, error) {
 	h := &Host{
 		Run: "/run", NixVar: "/nix/var/nix", Boot: []string{"/boot", "/efi", "/boot/efi"},
 		EFIVars: "/sys/firmware/efi/efivars", BootID: "/proc/sys/kernel/random/boot_id",
-		Home: homeOf(os.Geteuid()), UID: os.Geteuid(), Runner: run.RunnerFunc(run.Run), Units: NewProcesses(),
+		Identities: []string{"/etc/ssh/ssh_host_ed25519_key", "/etc/ssh/ssh_host_rsa_key"},
+		RunStep:    step.Run,
+		Home:       homeOf(os.Geteuid()), UID: os.Geteuid(), Runner: run.RunnerFunc(run.Run), Units: NewProcesses(),
 	}
 	h.OpenStore = func(ctx context.Context) (*daemon.Conn, error) { return daemon.Open(ctx, daemon.Options{}) }
 	if _, err := os.Stat("/run/systemd/system"); err == nil && h.UID == 0 {

@@ -153,7 +153,7 @@ func chrootStore(t *testing.T, host *Host) *storetest.Store {
 // connect serves a session and returns a client of it.
 func connect(t *testing.T, host *Host) (*proto.Client, *session) {
 	t.Helper()
-	s := newSession(host, t.TempDir())
+	s := newSession(host, t.TempDir(), host.UID)
 	t.Cleanup(s.close)
 	return connectTo(t, s), s
 }

@@ -42,7 +42,7 @@ func Serve(ctx context.Context, host *Host, dir string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, removeSession(dir)) }()
-	s := newSession(host, dir)
+	s := newSession(host, dir, config.Owner)
 	defer s.close()
 	return serveListener(ctx, listener, config, s)
 }

@@ -212,7 +212,7 @@ func TestOnlyTheOwnerAndRootMayAttach(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newSession(host, t.TempDir())
+	s := newSession(host, t.TempDir(), host.UID)
 	defer s.close()
 	if os.Geteuid() == 0 {
 		// Root may always; what is left to see is that it is asked for.

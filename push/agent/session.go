@@ -19,6 +19,8 @@ type session struct {
 	host    *Host
 	dir     string
 	methods map[string]method
+	// owner is the login user.
+	owner int
 	// ending tells the listener that the session is over when its last client leaves.
 	ending func()
 
@@ -34,9 +36,9 @@ type session struct {
 
 type method func(ctx context.Context, req *proto.Request) (any, error)
 
-// newSession makes a session whose own files lie in dir.
-func newSession(host *Host, dir string) *session {
-	s := &session{host: host, dir: dir, rooted: make(map[storepath.Path]struct{}), ending: func() {}}
+// newSession makes a session of the login user owner, whose own files lie in dir.
+func newSession(host *Host, dir string, owner int) *session {
+	s := &session{host: host, dir: dir, owner: owner, rooted: make(map[storepath.Path]struct{}), ending: func() {}}
 	s.methods = map[string]method{
 		proto.MethodInfo:       func(ctx context.Context, _ *proto.Request) (any, error) { return s.info(ctx) },
 		proto.MethodMissing:    with(s.missing),
@@ -55,7 +57,12 @@ func newSession(host *Host, dir string) *session {
 		proto.MethodStatus: withTxn(func(_ context.Context, txn string) (proto.TxnStatus, error) {
 			return s.transaction(txn)
 		}),
-		proto.MethodEnd: func(context.Context, *proto.Request) (any, error) { s.ending(); return nil, nil },
+		proto.MethodSecretsRun:       withStream(s.secretsRun),
+		proto.MethodSecretsRewrap:    with(s.secretsRewrap),
+		proto.MethodSecretsOpen:      with(s.secretsOpen),
+		proto.MethodSecretsVerify:    with(s.secretsVerify),
+		proto.MethodSecretsPreflight: with(s.secretsPreflight),
+		proto.MethodEnd:              func(context.Context, *proto.Request) (any, error) { s.ending(); return nil, nil },
 	}
 	return s
 }

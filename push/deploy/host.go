@@ -33,7 +33,7 @@ type hostRun struct {
 	records *batcher
 	// need is what it misses, causes why some of that could not be made.
 	need   Need
-	causes map[string]error
+	causes EnsureError
 }
 
 // host takes one host through the run. It returns when the host is done, or has failed, and always with an outcome.

@@ -34,8 +34,8 @@ type round struct {
 	// done is closed once what follows is set.
 	done    chan struct{}
 	records *batcher
-	// failed are the causes for secrets that were not made, err is one for all.
-	failed map[string]error
+	// partly are the causes for what was not made, err is one for all.
+	partly *EnsureError
 	err    error
 }
 
@@ -82,10 +82,13 @@ func (r *rounds) run(now *round) {
 	defer close(now.done)
 	slices.SortFunc(now.needs, func(a, b Need) int { return strings.Compare(a.Host, b.Host) })
 	snapshot, err := r.ensure(now.needs)
-	if partly, ok := errors.AsType[*EnsureError](err); ok {
-		now.failed, err = partly.Failed, nil
+	partly, ok := errors.AsType[*EnsureError](err)
+	if ok {
+		err = nil
+	} else {
+		partly = &EnsureError{}
 	}
-	now.err = err
+	now.partly, now.err = partly, err
 	now.records = r.again(snapshot, len(now.needs))
 }
 
@@ -127,7 +130,7 @@ func (h *hostRun) ready() error {
 
 // mayMake is the error where nothing is made, or where it was tried already in round number n.
 func (h *hostRun) mayMake(tried map[string]bool, n int) error {
-	err := &MissingSecretsError{Host: h.name, Need: h.need, Causes: h.causes}
+	err := &MissingSecretsError{Host: h.name, Need: h.need, Causes: h.causes.Failed, Err: h.causes.Hosts[h.name]}
 	if h.Secrets == nil {
 		err.Reason = h.NoSecrets
 		return err
@@ -152,7 +155,7 @@ func (h *hostRun) makeSecrets() error {
 	if done.err != nil {
 		return h.notMade(done.err)
 	}
-	h.records, h.recorded, h.causes = done.records, false, done.failed
+	h.records, h.recorded, h.causes = done.records, false, *done.partly
 	return nil
 }
 

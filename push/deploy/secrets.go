@@ -45,11 +45,14 @@ func (n Need) ids() []string {
 	return slices.Compact(ids)
 }
 
-// EnsureError says which secrets were not made, by id, and why.
-type EnsureError struct{ Failed map[string]error }
+// EnsureError says what was not made.
+type EnsureError struct {
+	// Failed are the causes by the secret's id, Hosts by the host that gets no secrets, such as one whose key nobody has accepted.
+	Failed, Hosts map[string]error
+}
 
 func (e *EnsureError) Error() string {
-	return fmt.Sprintf("make missing secrets: %d were not made", len(e.Failed))
+	return fmt.Sprintf("make missing secrets: %d were not made, %d hosts get none", len(e.Failed), len(e.Hosts))
 }
 
 // MissingSecretsError says that a host cannot be evaluated before secrets are made, and why this run did not make them.
@@ -59,7 +62,7 @@ type MissingSecretsError struct {
 	Need Need
 	// Reason says why nothing was made; empty where Causes do, or where nothing is known.
 	Reason string
-	// Causes are why secrets could not be made, by id; Err is one for all of them.
+	// Causes are why secrets could not be made, by id; Err is one for all of this host's.
 	Causes map[string]error
 	Err    error
 }
@@ -75,7 +78,7 @@ func (e *MissingSecretsError) Error() string {
 	text := fmt.Sprintf("evaluate host %q: the state does not have for it: %s", e.Host, strings.Join(missing, ", "))
 	switch {
 	case e.Err != nil:
-		text += fmt.Sprintf("; nothing was made: %v", e.Err)
+		text += fmt.Sprintf("; %v", e.Err)
 	case e.Reason != "":
 		text += "; nothing was made: " + e.Reason
 	}

@@ -163,8 +163,12 @@ func (s *EngineSecrets) Ensure(ctx context.Context, needs []Need) (evaluator.Sna
 	if err != nil {
 		return evaluator.Snapshot{}, err
 	}
-	if failed := failures(report); len(failed) > 0 {
-		return snapshot, &EnsureError{Failed: failed}
+	failed := &EnsureError{Failed: failures(report), Hosts: map[string]error{}}
+	for _, host := range report.Hosts {
+		failed.Hosts[host.Host] = hinted{errors.New(host.Message), host.Hint}
+	}
+	if len(failed.Failed)+len(failed.Hosts) > 0 {
+		return snapshot, failed
 	}
 	return snapshot, nil
 }
