@@ -24,8 +24,9 @@ type Image struct {
 const packages = "systemd,systemd-sysv,libpam-systemd,dbus,polkitd,openssh-server,openssh-client,nix-bin,nix-setup-systemd," +
 	"sudo,opendoas,iproute2,iputils-ping,nftables,procps,zstd,git,less,bubblewrap,openssl,whois"
 
-// tokenPackages are an HSM in software and what talks to it. Debian 12 does not have all of them.
-const tokenPackages = ",softhsm2,opensc,pkcs11-provider"
+// tokenPackages are an HSM in software and what talks to it: openssl by its provider, or by its engine, as older configurations do. Debian
+// 12 does not have all of them.
+const tokenPackages = ",softhsm2,opensc,pkcs11-provider,libengine-pkcs11-openssl"
 
 // EnsureImage returns the image of a Debian suite, and makes it first where it is missing or was made by another recipe.
 // It takes half a minute then, and needs Debian's package archive.
