@@ -25,5 +25,5 @@ func realMain() int {
 	defer stop()
 	// The first signal ends things in order; a second one ends the process at once.
 	context.AfterFunc(ctx, stop)
-	return cli.Main(ctx, cli.OSEnv(version), newRoot())
+	return cli.Main(ctx, cli.OSEnv(version), rootFor(os.Args[0]))
 }
