@@ -68,8 +68,8 @@ type SecretStatus struct {
 // HostProblem says why a host gets no secrets.
 type HostProblem struct {
 	Host string `json:"host"`
-	// Kind is "keyless" (no key is pinned), "key-type", "shared-key", "unaccepted" (a person has to accept the key), or "specs" (its
-	// declarations could not be evaluated).
+	// Kind is "keyless" (no key is pinned), "key-type", "shared-key", "unaccepted" (a person has to accept the key), "specs" (its
+	// declarations could not be evaluated), "unreachable", or "lie" (what it sent cannot be what was asked for).
 	Kind    string `json:"kind"`
 	Message string `json:"message"`
 	Hint    string `json:"hint,omitempty"`
@@ -97,6 +97,9 @@ const (
 	KindSharedKey  = "shared-key"
 	KindUnaccepted = "unaccepted"
 	KindSpecs      = "specs"
+	// KindUnreachable is there where a host itself was asked for, as by [Engine.Verify]; elsewhere another one is asked.
+	KindUnreachable = "unreachable"
+	KindLie         = "lie"
 )
 
 // Report is what an operation did. It holds nothing secret.
