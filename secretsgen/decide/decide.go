@@ -76,7 +76,8 @@ type Decision struct {
 	Regenerate bool
 	// Wrap are the owners that get a copy, sorted: of the new value where there is one, else of the present one.
 	Wrap []string
-	// Sources are the owners that can open the present value, declared ones first: one of them makes the copies of Wrap. Empty with Regenerate.
+	// Sources are the hosts that can open the present value, declared owners first: one of them makes the copies of Wrap. Empty with Regenerate,
+	// and for a value of public parts alone, whose copies need nobody.
 	Sources []string
 	// Remove are the former owners whose copies go, sorted, once Wrap is done. Empty with Regenerate, which leaves no old copy.
 	Remove []string
@@ -97,5 +98,22 @@ type Decision struct {
 // Changes says whether anything would be written.
 func (d Decision) Changes() bool { return d.Regenerate || len(d.Wrap)+len(d.Remove) > 0 }
 
-// Decide applies the table.
-func Decide(in Input) Decision { return Decision{Rules: []Rule{RuleUnchanged}} }
+// Decide applies the table: the first of the rules up to [RuleOwners] that asks for a new value ends it; otherwise the rules about copies
+// all apply, each to its own owners. Where a person gives the value, it is kept, and the decision says what the person has to do. No decision loses a
+// value: a copy goes only where another one that can be opened stays or is made.
+func Decide(in Input) Decision {
+	c := newCase(in)
+	switch {
+	case in.Spec == nil:
+		c.undeclared()
+	case len(c.owners) == 0:
+		c.ownerless()
+	case c.broken != nil:
+		c.brokenState()
+	case in.Entry == nil:
+		c.missing()
+	default:
+		c.present()
+	}
+	return c.done()
+}

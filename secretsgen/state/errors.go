@@ -27,8 +27,14 @@ func (e *BrokenError) Unwrap() error { return e.Err }
 // Conflict says whether git left a conflict in the file.
 func (e *BrokenError) Conflict() bool { return errors.Is(e.Err, secret.ErrMergeMarkers) }
 
+// Stray says whether the file has no place in a secret, which is then all right but for that.
+func (e *BrokenError) Stray() bool { return errors.Is(e.Err, errStray) }
+
 // Hint is the command that mends it.
 func (e *BrokenError) Hint() string {
+	if e.Stray() {
+		return "remove it: git rm -r --force " + e.Path + ", or rm -r " + e.Path + " where git does not know it"
+	}
 	if e.Conflict() {
 		return fmt.Sprintf("fleet secrets resolve --ours %s, or --theirs: it takes one side's value as a whole", e.ID)
 	}
