@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"os/exec"
 	"syscall"
 	"time"
@@ -68,12 +69,14 @@ type Process struct {
 	// they end soon after the process, even where a process outside of its group still holds them.
 	Stdout, Stderr io.ReadCloser
 
-	argv    []string
-	cmd     *exec.Cmd
-	grace   time.Duration
-	streams streams
-	done    chan struct{}
-	err     error
+	argv  []string
+	cmd   *exec.Cmd
+	grace time.Duration
+	// terminal is lent to the process.
+	terminal *os.File
+	streams  streams
+	done     chan struct{}
+	err      error
 }
 
 // Start starts cmd. Cancelling ctx ends the process, as described at the package; the caller must call
@@ -89,7 +92,7 @@ func Start(ctx context.Context, cmd Cmd) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{argv: cmd.Argv, cmd: child, grace: cmd.Grace, done: make(chan struct{})}
+	p := &Process{argv: cmd.Argv, cmd: child, grace: cmd.Grace, terminal: cmd.Terminal, done: make(chan struct{})}
 	if p.grace <= 0 {
 		p.grace = defaultGrace
 	}
@@ -99,6 +102,7 @@ func Start(ctx context.Context, cmd Cmd) (*Process, error) {
 	}
 	if err := startChild(child, cmd); err != nil {
 		p.streams.closeAll()
+		takeBack(cmd.Terminal)
 		return nil, fmt.Errorf("run %q: %w", cmd.Argv[0], err)
 	}
 	p.PID = child.Process.Pid
@@ -124,6 +128,9 @@ func newCommand(cmd Cmd) (*exec.Cmd, error) {
 		child.Env = append([]string{}, cmd.Env...)
 	}
 	child.SysProcAttr = &syscall.SysProcAttr{Setpgid: !cmd.NewSession, Setsid: cmd.NewSession}
+	if err := lend(cmd.Terminal, child.SysProcAttr); err != nil {
+		return nil, fmt.Errorf("run %q: %w", cmd.Argv[0], err)
+	}
 	return child, nil
 }
 
@@ -142,8 +149,12 @@ func (p *Process) Wait() error {
 // become another group's in the meantime.
 func (p *Process) supervise(ctx context.Context) {
 	defer close(p.done)
+	defer takeBack(p.terminal)
 	exited := make(chan struct{})
 	go func() {
+		if p.terminal != nil {
+			keepRunning(p.PID)
+		}
 		waitExited(p.PID)
 		close(exited)
 	}()

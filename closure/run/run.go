@@ -53,6 +53,9 @@ type Cmd struct {
 	// on /dev/tty, and signals of the terminal do not reach it. Without it the process has its own
 	// process group in our session: Ctrl-C does not reach it either, but reading the terminal stops it.
 	NewSession bool
+	// Terminal, unless nil, is the controlling terminal, which is lent to the process: its process group is the foreground one while it runs, and ours
+	// again afterwards. It is for programs that a person uses, such as editors, which cannot be suspended then. Not with NewSession.
+	Terminal *os.File
 	// Isolation separates the process from ours; nil leaves it with us. Other systems than Linux have none of it: there it is an error that
 	// wraps [errors.ErrUnsupported].
 	Isolation *Isolation

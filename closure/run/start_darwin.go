@@ -18,6 +18,9 @@ func startChild(child *exec.Cmd, cmd Cmd) error {
 	return child.Start()
 }
 
+// keepRunning does nothing here: a program that stops itself has to be continued by hand.
+func keepRunning(int) {}
+
 // waitExited returns once the process has ended, and leaves it unreaped.
 func waitExited(pid int) {
 	queue, err := unix.Kqueue()

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"runtime"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -102,6 +103,25 @@ func limitStopped(pid int, limits *Limits) error {
 	}
 	return unix.PtraceDetach(pid)
 }
+
+// keepRunning returns once the process has ended, and has it go on whenever it was stopped: nobody is there who could take it up again.
+func keepRunning(pid int) {
+	for {
+		var info unix.Siginfo
+		err := unix.Waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WSTOPPED|unix.WNOWAIT, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil || info.Code != cldStopped:
+			return
+		default:
+			_ = unix.Kill(-pid, unix.SIGCONT)
+			time.Sleep(10 * time.Millisecond) // where it stops itself at once again
+		}
+	}
+}
+
+// cldStopped is CLD_STOPPED of siginfo_t's si_code (waitid(2)).
+const cldStopped = 5
 
 // waitExited returns once the process has ended, and leaves it unreaped.
 func waitExited(pid int) {

@@ -22,6 +22,7 @@ type deployOptions struct {
 	failFast, keepGoing bool
 	yes, json           bool
 	signKey             string
+	secrets             secretsMode
 	substitute          bool
 	// substituteSet says that the flag was given.
 	substituteSet func() bool
@@ -61,12 +62,16 @@ func (o *deployOptions) addFlags(flags *pflag.FlagSet) {
 	flags.BoolVarP(&o.yes, "yes", "y", false, "do not ask before hosts change")
 	flags.BoolVar(&o.json, "json", false, "print events and the report as JSON, one object a line")
 	flags.StringVar(&o.signKey, "sign-key", "", "sign what is pushed with the secret key in `FILE`, for hosts whose Nix does not trust the login user")
+	o.secrets.addFlags(flags)
 	flags.BoolVar(&o.substitute, "substitute-on-destination", false, "let the hosts fetch from their own substituters first, whatever deploy.substituteOnDestination says; =false forbids it")
 }
 
 func (o *deployOptions) validate() error {
 	if o.failFast && o.keepGoing {
 		return cli.Usagef("--fail-fast and --keep-going exclude each other")
+	}
+	if err := o.secrets.validate(); err != nil {
+		return err
 	}
 	return o.hosts.validate()
 }
@@ -144,22 +149,41 @@ func (o *deployOptions) deploy(ctx context.Context, env *cli.Env, display ui.Dis
 	if err != nil {
 		return nil, err
 	}
-	c, err := op.newConnector(&o.hosts)
+	d := &deploy.Deployer{
+		Backend: op.backend, Snapshot: op.snapshot, Plan: op.plan, Reporter: op.reporter,
+		Limits: deploy.Limits{Hosts: o.hosts.parallel}, Specialisation: specialisation,
+	}
+	closeAll, err := o.connect(op, d, request)
 	if err != nil {
 		return nil, err
 	}
-	defer c.Close()
-	d := &deploy.Deployer{
-		Backend: op.backend, Snapshot: op.snapshot, Plan: op.plan, Connector: c, Reporter: op.reporter,
-		Limits: deploy.Limits{Hosts: o.hosts.parallel}, Specialisation: specialisation,
-	}
+	defer closeAll()
 	display.Begin(ui.Run{Action: action, Fleet: op.plan.Fleet, Source: op.snapshot.Source, Hosts: request.Hosts, Attach: o.global.attachCommand()})
 	report, err := d.Run(ctx, request)
 	if err == nil && op.state != nil {
 		// An interrupted run has pinned keys too.
-		report.Uncommitted = deploy.Uncommitted{Dir: op.state.Dir(), Files: op.state.Uncommitted(context.WithoutCancel(ctx))}
+		report.Uncommitted.Add(op.state.Dir(), op.state.Uncommitted(context.WithoutCancel(ctx))...)
 	}
 	return report, err
+}
+
+// connect gives the deployment its way to hosts, and, where secrets may be made, what makes them.
+func (o *deployOptions) connect(op *operation, d *deploy.Deployer, request deploy.Request) (closeAll func(), err error) {
+	if d.NoSecrets = o.secrets.forbidden(op, &o.fleet); d.NoSecrets != "" {
+		c, err := op.newConnector(&o.hosts)
+		if err != nil {
+			return nil, err
+		}
+		d.Connector = c
+		return func() { _ = c.Close() }, nil // the report says what became of the hosts
+	}
+	v, err := op.newVault(&o.hosts, request)
+	if err != nil {
+		return nil, err
+	}
+	d.Connector, d.Hosts = v.connector, v.hosts
+	d.Secrets = &deploy.EngineSecrets{Engine: v.engine, Source: v.source, Dir: op.state.Dir(), Reporter: op.reporter}
+	return func() { _ = v.Close() }, nil
 }
 
 // request turns the flags into what the pipeline is asked for.

@@ -30,10 +30,15 @@ type fleetOptions struct {
 }
 
 func (o *fleetOptions) addFlags(flags *pflag.FlagSet) {
-	flags.StringVar(&o.flake, "flake", "", "the flake, as `REF` that nix takes; by default the nearest flake.nix at or above the working directory")
+	o.addFlakeFlags(flags)
 	flags.StringArrayVar(&o.planFiles, "plan", nil, "use the plan in `FILE`, JSON or Jsonnet, in place of a flake; nothing is evaluated by Nix; several are merged")
 	flags.StringArrayVar(&o.extStr, "ext-str", nil, "external variable for a Jsonnet plan, as `NAME=VALUE`; may be repeated")
 	flags.StringArrayVar(&o.importDirs, "import-dir", nil, "`DIR` that a Jsonnet plan may import from, beside its own folder; may be repeated")
+}
+
+// addFlakeFlags is addFlags for what a plan in a file does not say.
+func (o *fleetOptions) addFlakeFlags(flags *pflag.FlagSet) {
+	flags.StringVar(&o.flake, "flake", "", "the flake, as `REF` that nix takes; by default the nearest flake.nix at or above the working directory")
 	flags.IntVar(&o.evalWorkers, "eval-workers", 0, "at most `N` nix processes evaluate at a time; by default as many as cores and memory allow")
 	flags.IntVar(&o.evalMemory, "eval-memory", 0, "memory of one evaluating process, in `MIB`; 0 means 4096")
 	flags.IntVar(&o.buildJobs, "build-jobs", 0, "at most `N` hosts are built for at a time; 0 means 4")

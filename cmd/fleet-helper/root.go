@@ -36,8 +36,8 @@ The fleet is fleetConfigurations.NAME of the nearest flake.nix, or what --flake 
 Results go to standard output, everything else to standard error. Passwords are asked for on the terminal itself.`,
 		Flags: g.addFlags,
 		Sub: []*cli.Command{
-			newDeploy(g), newStatus(g), newHosts(g), newPlan(g), newAttach(g), newVersion(),
-			newAgent(g), newActivate(g), newJsonnetEval(), newGenerateStep(), newGh(), newEncrypt(),
+			newDeploy(g), newSecrets(g), newStatus(g), newHosts(g), newPlan(g), newAttach(g), newVersion(),
+			newAgent(g), newActivate(g), newJsonnetEval(), newGenerateStep(), newGh(), newEncrypt(), newEditValue(),
 		},
 	}
 }

@@ -59,6 +59,8 @@ type Env struct {
 	Color bool
 	// Size returns its width and height in cells; 0, 0 where there is none.
 	Size func() (width, height int)
+	// StdinTerminal says whether Stdin is a terminal.
+	StdinTerminal bool
 	// StdoutTerminal says whether Stdout is a terminal too, which has the same width.
 	StdoutTerminal bool
 	// OpenTTY opens the controlling terminal for prompts.

@@ -22,8 +22,9 @@ func OSEnv(version string) *Env {
 	return &Env{
 		Args: os.Args[1:], Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Getenv: os.Getenv, Executable: executable, Version: version,
-		Interactive: term.IsTerminal(int(os.Stdin.Fd())) && term.IsTerminal(int(os.Stderr.Fd())),
-		LiveStatus:  live, StdoutTerminal: term.IsTerminal(int(os.Stdout.Fd())),
+		Interactive:   term.IsTerminal(int(os.Stdin.Fd())) && term.IsTerminal(int(os.Stderr.Fd())),
+		StdinTerminal: term.IsTerminal(int(os.Stdin.Fd())),
+		LiveStatus:    live, StdoutTerminal: term.IsTerminal(int(os.Stdout.Fd())),
 		Color:   live && os.Getenv("NO_COLOR") == "",
 		Size:    func() (int, int) { return terminalSize(int(os.Stderr.Fd())) },
 		OpenTTY: func() (TTY, error) { return OpenTTY("/dev/tty") },

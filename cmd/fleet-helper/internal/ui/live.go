@@ -93,7 +93,7 @@ func (l *live) Finish(r *deploy.Report) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.err.print(commitText(r.Uncommitted))
+	l.err.print(CommitText(r.Uncommitted))
 	return l.stdout.err
 }
 

@@ -57,7 +57,7 @@ func (p *plain) Finish(r *deploy.Report) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.out.print(Summary(r, p.attach, style{}, 0))
-	p.err.print(commitText(r.Uncommitted))
+	p.err.print(CommitText(r.Uncommitted))
 	return p.out.err
 }
 

@@ -1,6 +1,7 @@
 package ui
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -37,6 +38,90 @@ func (p *Prompter) Password(ctx context.Context, prompt string) ([]byte, error) 
 	return password, err
 }
 
+// ErrDifferent says that what was typed twice was not the same.
+var ErrDifferent = errors.New("the two lines differ")
+
+// NewSecret asks for a value without echo, twice, so that a typing mistake is no value. The caller wipes it. The question may come from the
+// flake; it is cleaned.
+func (p *Prompter) NewSecret(ctx context.Context, question string) ([]byte, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	tty, done, err := p.open(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("ask %q: %w", text.Line(question), err)
+	}
+	defer done()
+	first, err := tty.ReadPassword(ctx, strings.TrimSpace(text.Line(question))+" ")
+	fmt.Fprintln(tty)
+	if err != nil {
+		return nil, err
+	}
+	second, err := tty.ReadPassword(ctx, "the same again: ")
+	fmt.Fprintln(tty)
+	defer clear(second)
+	if err == nil && !bytes.Equal(first, second) {
+		err = ErrDifferent
+	}
+	if err != nil {
+		clear(first)
+		return nil, err
+	}
+	return first, nil
+}
+
+// Line asks for a line that is shown as it is typed, such as the name of a file.
+func (p *Prompter) Line(ctx context.Context, question string) (string, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	tty, done, err := p.open(ctx)
+	if err != nil {
+		return "", fmt.Errorf("ask %q: %w", text.Line(question), err)
+	}
+	defer done()
+	if _, err := fmt.Fprint(tty, strings.TrimSpace(text.Line(question))+" "); err != nil {
+		return "", fmt.Errorf("ask on the terminal: %w", err)
+	}
+	answer, err := tty.ReadLine(ctx)
+	if err != nil {
+		fmt.Fprintln(tty)
+	}
+	return strings.TrimSpace(answer), err
+}
+
+// Yes shows lines, asks a question and reads a line. Anything but yes is no.
+func (p *Prompter) Yes(ctx context.Context, lines []string, question string) (bool, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	tty, done, err := p.open(ctx)
+	if err != nil {
+		return false, fmt.Errorf("ask %q: %w", text.Line(question), err)
+	}
+	defer done()
+	var b strings.Builder
+	for i, line := range lines {
+		if i == maxShown {
+			fmt.Fprintf(&b, "  … and %d more\n", len(lines)-i)
+			break
+		}
+		fmt.Fprintf(&b, "  %s\n", text.Line(line))
+	}
+	return readYes(ctx, tty, b.String()+text.Line(question))
+}
+
+// readYes asks on an open terminal.
+func readYes(ctx context.Context, tty cli.TTY, question string) (bool, error) {
+	if _, err := fmt.Fprintf(tty, "%s [y/N] ", question); err != nil {
+		return false, fmt.Errorf("ask on the terminal: %w", err)
+	}
+	answer, err := tty.ReadLine(ctx)
+	if err != nil {
+		fmt.Fprintln(tty)
+		return false, err
+	}
+	answer = strings.ToLower(strings.TrimSpace(answer))
+	return answer == "y" || answer == "yes", nil
+}
+
 // maxShown is how many changes are listed in a question.
 const maxShown = 20
 
@@ -57,16 +142,7 @@ func (p *Prompter) Confirm(ctx context.Context, question string, changes []deplo
 		}
 		fmt.Fprintf(&b, "  %s\n    %s\n  → %s\n", text.Line(c.Host), text.Line(orNone(c.Old)), text.Line(c.New))
 	}
-	if _, err := fmt.Fprintf(tty, "%s%s [y/N] ", b.String(), question); err != nil {
-		return false, fmt.Errorf("ask on the terminal: %w", err)
-	}
-	answer, err := tty.ReadLine(ctx)
-	if err != nil {
-		fmt.Fprintln(tty)
-		return false, err
-	}
-	answer = strings.ToLower(strings.TrimSpace(answer))
-	return answer == "y" || answer == "yes", nil
+	return readYes(ctx, tty, b.String()+question)
 }
 
 // open returns the terminal and what gives it back.

@@ -45,8 +45,8 @@ func Summary(r *deploy.Report, attach string, s style, width int) string {
 // maxCommit is how many files to commit are listed.
 const maxCommit = 20
 
-// commitText is the end of a report whose run left files to commit; empty where there are none.
-func commitText(u deploy.Uncommitted) string {
+// CommitText is the end of a report whose run left files to commit; empty where there are none.
+func CommitText(u deploy.Uncommitted) string {
 	if len(u.Files) == 0 {
 		return ""
 	}

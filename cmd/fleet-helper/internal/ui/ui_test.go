@@ -168,7 +168,7 @@ commit these files of /src, other operators and Nix rely on them:
 		t.Errorf("on standard output: %q", out.String())
 	}
 	r.Uncommitted.Files = make([]string, 1000)
-	if text := commitText(r.Uncommitted); strings.Count(text, "\n") != maxCommit+3 || !strings.HasSuffix(text, "… and 980 more below fleet-state\n") {
+	if text := CommitText(r.Uncommitted); strings.Count(text, "\n") != maxCommit+3 || !strings.HasSuffix(text, "… and 980 more below fleet-state\n") {
 		t.Errorf("a thousand files: %q", text)
 	}
 }
