@@ -80,6 +80,7 @@ let
       fleetChecks = fleetLib.checks;
       fleetName = name;
       fleetSecretOptions = fleetLib.secretOptions;
+      fleetSecretGraph = fleetLib.secrets.graph;
       fleetSecrets = secrets;
     };
     modules = [
@@ -99,11 +100,14 @@ let
 
   systems = fleetLib.systems.evaluate {
     fleet = name;
-    inherit config inputsFor;
+    inherit config inputsFor secrets;
     selfFor = system: perInput system self;
     hostArgs = {
       inherit inputs self;
       fleetLib = fleetLib.public;
+      fleetTypes = fleetLib.types;
+      fleetNames = fleetLib.names;
+      fleetSecretOptions = fleetLib.secretOptions;
     };
   };
 in
@@ -116,6 +120,7 @@ in
     generators = secrets.programs;
     hosts = mapAttrs (_: system: {
       record = fleetLib.record.render system;
+      generators = system.config.system.build.fleetSecrets.programs;
       nixos = system;
     }) systems;
   };

@@ -47,6 +47,17 @@ let
     coreutils = fake system "coreutils" { };
   };
 
+  unit = {
+    freeformType = types.lazyAttrsOf types.anything;
+    options = lib.genAttrs [ "after" "before" "restartTriggers" "reloadTriggers" ] (
+      _:
+      mkOption {
+        type = types.listOf types.raw;
+        default = [ ];
+      }
+    );
+  };
+
   tinyNixos =
     { config, ... }:
     {
@@ -55,6 +66,28 @@ let
           type = types.listOf types.raw;
           default = [ ];
         };
+        environment.etc = mkOption {
+          type = types.lazyAttrsOf types.raw;
+          default = { };
+        };
+        system.activationScripts = mkOption {
+          type = types.lazyAttrsOf types.anything;
+          default = { };
+        };
+        systemd = lib.genAttrs [ "services" "sockets" "timers" "paths" "targets" "mounts" "slices" ] (
+          _:
+          mkOption {
+            type = types.attrsOf (types.submodule unit);
+            default = { };
+          }
+        );
+        users = lib.genAttrs [ "users" "groups" ] (
+          _:
+          mkOption {
+            type = types.lazyAttrsOf types.raw;
+            default = { };
+          }
+        );
         networking.hostName = mkOption {
           type = types.str;
           default = "nixos";
@@ -77,6 +110,10 @@ let
       };
       config = {
         inherit mark;
+        users = {
+          users.root.group = "root";
+          groups.root = { };
+        };
         _module.args.pkgs = withOverlays config.nixpkgs.system config.nixpkgs.overlays;
         system.build.toplevel =
           let

@@ -6,6 +6,7 @@
     ./hosts.nix
     ./nixos.nix
     ./nixpkgs.nix
+    ./secret-checks.nix
     ./secrets.nix
     ./standard-checks.nix
   ];

@@ -16,6 +16,9 @@ in
   checks = import ./checks.nix { inherit lib names; };
   plan = import ./plan.nix { inherit lib; };
   record = import ./record.nix { inherit lib; };
-  systems = import ./systems.nix { inherit lib; };
+  systems = import ./systems.nix {
+    inherit lib;
+    inherit (secrets) overlay;
+  };
   public = import ./public.nix { inherit lib; } // secrets.public;
 }

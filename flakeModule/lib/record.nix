@@ -5,9 +5,9 @@
     The record of one host. `toplevel` is not called outPath, because Nix prints an attribute set with an attribute outPath
     as that attribute alone.
 
-    Type:   NixosSystem -> { system :: { drvPath, toplevel :: String, specialisations :: [String] } }
+    Type:   NixosSystem -> { specs :: Specs, system :: { drvPath, toplevel :: String, specialisations :: [String] } }
     Inputs: what lib.nixosSystem returned
-    Output: strings without context, so that reading a record builds nothing
+    Output: strings without context, so that reading a record builds nothing; the specs do not need the system
   */
   render =
     system:
@@ -15,6 +15,7 @@
       inherit (system.config.system.build) toplevel;
     in
     {
+      inherit (system.config.system.build.fleetSecrets) specs;
       system = {
         drvPath = builtins.unsafeDiscardStringContext toplevel.drvPath;
         toplevel = builtins.unsafeDiscardStringContext toplevel.outPath;

@@ -27,7 +27,7 @@ in
 
   name = matching "[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}" "name (letters, digits and _ . -)";
 
-  secretMode = matching "0?[0-7]{3}" "mode in octal, as \"0440\"";
+  secretMode = matching "0?[0-7]{2}0" "mode in octal that gives others nothing, as \"0440\"";
 
   generator = types.addCheck types.raw isFunction // {
     description = "function that returns a generator, as { mkPassword }: mkPassword { }";

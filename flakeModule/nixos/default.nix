@@ -1,5 +1,8 @@
 # Modules of a host. They may not say which class they are, since older NixOS rejects that; the class is set where the
 # system is evaluated.
 {
-  imports = [ ./identity.nix ];
+  imports = [
+    ./identity.nix
+    ./secrets
+  ];
 }

@@ -36,6 +36,7 @@ let
         fleetNames = fleetLib.names;
         fleetChecks = fleetLib.checks;
         fleetSecretOptions = fleetLib.secretOptions;
+        fleetSecretGraph = fleetLib.secrets.graph;
         fleetSecrets = read "the fleet's secrets";
         fleetName = read "the fleet's name";
         config = read "config";

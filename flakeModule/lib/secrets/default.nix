@@ -22,6 +22,7 @@ let
   openState = import ./state.nix { inherit lib names; };
   specs = import ./spec.nix { inherit lib make; };
   graph = import ./graph.nix { inherit lib; };
+  parts = import ./parts.nix { inherit lib; };
 
   call = import ./call.nix {
     inherit lib data functions;
@@ -34,6 +35,8 @@ let
       call
       graph
       names
+      parts
+      programs
       specs
       ;
   };
@@ -48,6 +51,12 @@ let
     drvPath = builtins.unsafeDiscardStringContext generator.package.drvPath;
     program = builtins.unsafeDiscardStringContext "${generator.package}/bin/generate";
   };
+  # The programs of generators by system, for those that are scripts.
+  programs =
+    generatorsOn:
+    genAttrs generatorSystems (
+      system: mapAttrs (_: program) (filterAttrs (_: g: g.kind == "script") (generatorsOn system))
+    );
 in
 rec {
   inherit graph masks;
@@ -95,18 +104,6 @@ rec {
   command = fleet: "nix run .#secrets${lib.optionalString (fleet != "default") "-${fleet}"} --";
 
   /**
-    The programs of generators by system, for those that are scripts.
-
-    Type:   (String -> { <secret> = Generator }) -> { <system> = { <secret> = { drvPath, program } } }
-    Inputs: the generators as they are on a system
-  */
-  programs =
-    generatorsOn:
-    genAttrs generatorSystems (
-      system: mapAttrs (_: program) (filterAttrs (_: g: g.kind == "script") (generatorsOn system))
-    );
-
-  /**
     The secrets of a fleet.
 
     Type:   { fleet, config, self, nixpkgsOf } -> Secrets
@@ -119,6 +116,7 @@ rec {
       command     how a person calls the program
       state       what ./state.nix returns
       shared      by name: { declaration, owners, unknown, generator, spec }
+      dependencies  a spec -> the ids that it depends on
       programs    of the shared secrets, by system
       ofHost      what ./host.nix returns, with a host's own pkgs and configuration still to come
   */
@@ -138,11 +136,23 @@ rec {
       # Packages of a fleet that belong to no host.
       packagesOn = genAttrs generatorSystems (
         system:
-        let
-          nixpkgs = nixpkgsOf "nixpkgs.buildUsing" config.nixpkgs.buildUsing;
-        in
-        nixpkgs.legacyPackages.${system}.appendOverlays ([ overlay ] ++ config.nixpkgs.overlays)
+        packagesOf "nixpkgs.buildUsing" config.nixpkgs.buildUsing system (
+          [ overlay ] ++ config.nixpkgs.overlays
+        )
       );
+
+      packagesOf =
+        option: buildUsing: system: overlays:
+        let
+          packages = (nixpkgsOf option buildUsing).legacyPackages;
+        in
+        if packages ? ${system} then
+          packages.${system}.appendOverlays overlays
+        else
+          throw ''
+            A generator is to run on ${system}, and ${option} has no packages for it.
+            Run it on another machine (impureOn), or use a nixpkgs that has them.
+          '';
 
       callOn =
         pkgs:
@@ -192,6 +202,7 @@ rec {
     in
     {
       inherit shared state;
+      inherit (specs) dependencies;
       command = commandOf;
 
       programs = mapAttrs (_: shared: { inherit shared; }) (
@@ -212,6 +223,7 @@ rec {
           state
           ;
         command = commandOf;
+        packagesOn = packagesOf "nixpkgs.buildUsing of a host";
       };
     };
 }

@@ -1,0 +1,93 @@
+# Units that are restarted or reloaded when a value has changed. What changes with a value, and only with it, is its commitment.
+{ config, lib, ... }:
+let
+  inherit (lib)
+    attrValues
+    concatMap
+    groupBy
+    hasInfix
+    mapAttrs
+    optionalAttrs
+    ;
+
+  kinds = {
+    service = "services";
+    socket = "sockets";
+    timer = "timers";
+    path = "paths";
+    target = "targets";
+    mount = "mounts";
+    slice = "slices";
+  };
+
+  # "a.service" -> services, a. A name without a kind is a service's.
+  parse =
+    unit:
+    let
+      found = builtins.match "(.*)\\.([a-z]+)" unit;
+      known = found != null && kinds ? ${lib.last found};
+    in
+    {
+      kind = if known then kinds.${lib.last found} else "services";
+      name = if known then lib.head found else unit;
+    };
+
+  commitsOf =
+    secret:
+    let
+      inherit (secret._fleet) entry;
+    in
+    if entry == null then [ ] else map entry.commit (lib.attrNames entry.meta.parts);
+
+  # What a file that is rendered holds changes with the secrets in it.
+  partsIn =
+    content: secret:
+    let
+      inherit (secret._fleet) entry;
+    in
+    if entry == null then
+      [ ]
+    else
+      map entry.commit (
+        lib.filter (part: hasInfix secret._fleet.parts.${part}.placeholder content) (lib.attrNames entry.meta.parts)
+      );
+
+  ofTemplate =
+    template:
+    [ (builtins.hashString "sha256" template.content) ]
+    ++ concatMap (partsIn template.content) (attrValues config.secrets);
+
+  # { unit, triggers } for one of the two options.
+  wishes =
+    option:
+    concatMap (secret: map (unit: parse unit // { triggers = commitsOf secret; }) secret.${option}) (
+      attrValues config.secrets
+    )
+    ++ concatMap (template: map (unit: parse unit // { triggers = ofTemplate template; }) template.${option}) (
+      attrValues config.secretTemplates
+    );
+
+  restart = wishes "restartUnits";
+  reload = wishes "reloadUnits";
+
+  # Older NixOS has no reloadTriggers, so what is not wished for must not be named.
+  triggersOf =
+    wished: option:
+    optionalAttrs (wished != [ ]) { ${option} = concatMap (wish: wish.triggers) wished; };
+
+  units =
+    kind:
+    let
+      of = list: groupBy (wish: wish.name) (lib.filter (wish: wish.kind == kind) list);
+      restarted = of restart;
+      reloaded = of reload;
+    in
+    mapAttrs (
+      name: _:
+      triggersOf (restarted.${name} or [ ]) "restartTriggers"
+      // triggersOf (reloaded.${name} or [ ]) "reloadTriggers"
+    ) (restarted // reloaded);
+in
+{
+  systemd = lib.genAttrs (lib.attrValues kinds) units;
+}
