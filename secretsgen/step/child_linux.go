@@ -200,9 +200,12 @@ func checkProgram(program string) error {
 // programError words how a generator failed. What it printed is not in it: that has to go through the redactor.
 func programError(err error) error {
 	var exit *run.ExitError
+	var worded *problem
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &worded), errors.Is(err, ErrSandbox):
+		return err
 	case !errors.As(err, &exit):
 		return fmt.Errorf("start the generator: %w", err)
 	case exit.Signal != "":

@@ -15,6 +15,8 @@ type job struct {
 	Caller  User
 	Project string
 	Path    string
+	// Bubblewrap is the sandbox's program.
+	Bubblewrap string
 	// Mode is how the child was started.
 	Mode mode
 }

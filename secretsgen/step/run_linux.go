@@ -2,6 +2,7 @@ package step
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -85,7 +86,7 @@ func newJob(req Request, opt Options) (*job, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := &job{Request: req, Inputs: inputs, User: opt.User, Caller: caller(), Project: project, Path: opt.Path}
+	j := &job{Request: req, Inputs: inputs, User: opt.User, Caller: caller(), Project: project, Path: opt.Path, Bubblewrap: cmp.Or(opt.Bubblewrap, "bwrap")}
 	switch {
 	case j.Path != "":
 	case opt.User != nil:

@@ -32,7 +32,7 @@ func (j *job) runSandboxed(ctx context.Context, p *place, out *printed) error {
 	}
 	defer status.Close()
 	cmd := run.Cmd{
-		Argv: append(append([]string{"bwrap"}, j.sandboxArgs(p.dir)...), "--", j.Request.Program), Dir: p.dir, ClearEnv: true,
+		Argv: append(append([]string{j.Bubblewrap}, j.sandboxArgs(p.dir)...), "--", j.Request.Program), Dir: p.dir, ClearEnv: true,
 		Env: append(j.env(sandboxDir), "PWD="+sandboxDir), Stdout: out, Stderr: out, ExtraFiles: []*os.File{write},
 		Grace: programGrace, NewSession: true, Isolation: &run.Isolation{DieWithParent: true},
 	}
@@ -80,6 +80,7 @@ func hasRun(status []byte) bool {
 // refusal words why bwrap did not start the program. What it printed is then its own.
 func refusal(out *printed) error {
 	text := strings.TrimSpace(run.StripEscapes(string(out.data)))
+	*out = printed{}
 	if reason, ok := strings.CutPrefix(text, "bwrap: execvp "); ok {
 		return &problem{
 			fmt.Sprintf("the generator cannot be run: %s", reason),

@@ -25,6 +25,8 @@ type Options struct {
 	// Path is the PATH of a generator that has no sandbox, after the folder of `gh` and `encrypt`. Empty means [DefaultPath] where User is
 	// given and the calling process' own PATH where it is not.
 	Path string
+	// Bubblewrap is the program that makes sandboxes; empty means bwrap in PATH.
+	Bubblewrap string
 	// Reporter receives what the generator printed, a line at a time, once it has ended: only then is known which values must
 	// not be shown. Lines have no escape codes and none of the values that were made or read. Nil means that nobody listens.
 	Reporter func(line string)
