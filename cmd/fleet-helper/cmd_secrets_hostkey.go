@@ -193,9 +193,11 @@ func writeKeys(w io.Writer, g *globals, out hostKeysOutput) error {
 		}
 		table.Rows = append(table.Rows, []ui.Cell{{Text: r.Host}, {Text: r.Type + " " + r.Fingerprint}, {Text: pinned}, {Text: orDash(r.Verified)}, {Text: accepted}})
 	}
-	b.WriteString(table.String())
+	if len(out.Keys) > 0 {
+		b.WriteString(table.String() + "\n")
+	}
 	if len(out.Keyless) > 0 {
-		fmt.Fprintf(&b, "\nno key is known of: %s\n", strings.Join(out.Keyless, ", "))
+		fmt.Fprintf(&b, "no key is known of: %s\n", strings.Join(out.Keyless, ", "))
 		commands = append(commands, g.secretsCommand()+" host-key scan "+strings.Join(out.Keyless, " "))
 	}
 	writeToDo(&b, commands)

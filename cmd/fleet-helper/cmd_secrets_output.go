@@ -87,7 +87,7 @@ func statusWhy(s secretsgen.SecretStatus, now time.Time) string {
 	case s.Broken != "":
 		return firstLine(s.Broken)
 	case s.NeedsHuman != "":
-		return firstLine(s.NeedsHuman)
+		return withoutName(s.ID.String(), firstLine(s.NeedsHuman))
 	case s.Action != secretsgen.ActionNone:
 		return firstLine(s.Why)
 	case len(s.Pending) > 0:
@@ -139,6 +139,14 @@ func expiry(at, now time.Time) string {
 	return fmt.Sprintf("%s, in %d days", at.Format(time.DateOnly), days)
 }
 
+// withoutName drops the name from the beginning of a sentence that stands in the row of that name.
+func withoutName(name, sentence string) string {
+	if rest, ok := strings.CutPrefix(sentence, name+" has "); ok {
+		return "it has " + rest
+	}
+	return sentence
+}
+
 func firstLine(s string) string {
 	line, _, _ := strings.Cut(strings.TrimSpace(s), "\n")
 	return line
@@ -156,15 +164,15 @@ func writeSecretsStatus(w io.Writer, g *globals, s *secretsgen.Status, now time.
 			if len(owners) == 0 {
 				owners = one.Owners
 			}
-			table.Rows = append(table.Rows, []ui.Cell{{Text: one.ID.String()}, {Text: ownersText(owners)}, {Text: stateText(one)}, {Text: rulesText(one.Rules)}, {Text: statusWhy(one, now)}})
+			table.Rows = append(table.Rows, []ui.Cell{{Text: one.ID.String()}, {Text: ownersText(owners)}, {Text: stateText(one)}, {Text: rulesText(one.Rules)}, {Text: g.spell(statusWhy(one, now))}})
 		}
 		b.WriteString(table.String())
 	}
 	for _, one := range s.Secrets {
-		writeNotices(&b, one.ID.String(), one.Notices)
+		writeNotices(&b, g, one.ID.String(), one.Notices)
 	}
-	writeHostProblems(&b, g, s.Hosts)
-	writeToDo(&b, statusCommands(g, s))
+	commands := writeHostProblems(&b, g, s.Hosts)
+	writeToDo(&b, append(commands, statusCommands(g, s)...))
 	_, err := io.WriteString(w, b.String())
 	return err
 }
@@ -180,8 +188,8 @@ func statusCommands(g *globals, s *secretsgen.Status) []string {
 		case one.Action != secretsgen.ActionNone && one.Broken == "":
 			sync = true
 		}
-		if (one.NeedsHuman != "" || one.Broken != "") && one.Hint != "" {
-			own = append(own, g.spell(one.Hint))
+		if one.NeedsHuman != "" || one.Broken != "" {
+			own = append(own, g.remedies(one.Hint, one.NeedsHuman)...)
 		}
 	}
 	var list []string
@@ -195,19 +203,58 @@ func statusCommands(g *globals, s *secretsgen.Status) []string {
 	return list
 }
 
-func writeNotices(b *strings.Builder, what string, notices []string) {
+// remedies are what a person does about a secret: the hint, or else the first command that the sentence names.
+func (g *globals) remedies(hint, sentence string) []string {
+	if hint == "" {
+		hint = firstCommand(sentence)
+	}
+	if hint == "" {
+		return nil
+	}
+	return []string{g.spell(hint)}
+}
+
+// firstCommand finds a command of this group, with its arguments, in a sentence.
+func firstCommand(sentence string) string {
+	const start = "fleet secrets "
+	i := strings.Index(sentence, start)
+	if i < 0 {
+		return ""
+	}
+	words := strings.Fields(sentence[i:])
+	n := 3 // fleet secrets VERB
+	if len(words) > 4 && words[2] == "host-key" {
+		n = 5 // … host-key scan HOST
+	} else if len(words) > 3 && strings.Contains(words[3], "/") {
+		n = 4 // … VERB ID
+	}
+	return strings.TrimRight(strings.Join(words[:min(n, len(words))], " "), ";,.:")
+}
+
+func writeNotices(b *strings.Builder, g *globals, what string, notices []string) {
 	for _, notice := range notices {
-		fmt.Fprintf(b, "\n%s: %s\n", text.Line(what), text.Line(notice))
+		fmt.Fprintf(b, "\n%s: %s\n", text.Line(what), text.Line(g.spell(notice)))
 	}
 }
 
-func writeHostProblems(b *strings.Builder, g *globals, problems []secretsgen.HostProblem) {
+// writeHostProblems says why hosts get no secrets. Those without a known key are many in a new fleet, and one line; the command for them is returned.
+func writeHostProblems(b *strings.Builder, g *globals, problems []secretsgen.HostProblem) []string {
+	var keyless []string
 	for _, p := range problems {
+		if p.Kind == secretsgen.KindKeyless {
+			keyless = append(keyless, p.Host)
+			continue
+		}
 		fmt.Fprintf(b, "\n%s: %s\n", text.Line(p.Host), strings.TrimSpace(text.Clean(p.Message)))
 		if p.Hint != "" {
 			fmt.Fprintf(b, "  hint: %s\n", text.Line(g.spell(p.Hint)))
 		}
 	}
+	if len(keyless) == 0 {
+		return nil
+	}
+	fmt.Fprintf(b, "\nno key is pinned for %s: their secrets wait\n", strings.Join(keyless, ", "))
+	return []string{g.secretsCommand() + " host-key scan " + strings.Join(keyless, " ")}
 }
 
 // maxToDo bounds the list of commands.
@@ -277,14 +324,14 @@ func writeSecretsReport(w io.Writer, g *globals, r *secretsgen.Report) error {
 			if via == "" {
 				via = "-"
 			}
-			table.Rows = append(table.Rows, []ui.Cell{{Text: one.ID.String()}, {Text: outcomeText(one)}, {Text: via}, {Text: outcomeWhy(one)}})
+			table.Rows = append(table.Rows, []ui.Cell{{Text: one.ID.String()}, {Text: outcomeText(one)}, {Text: via}, {Text: g.spell(outcomeWhy(one))}})
 		}
 		b.WriteString(table.String())
 	}
 	var commands []string
 	done, failed, waiting := 0, 0, 0
 	for _, one := range r.Secrets {
-		writeNotices(&b, one.ID.String(), one.Notices)
+		writeNotices(&b, g, one.ID.String(), one.Notices)
 		if one.Error != "" {
 			failed++
 			fmt.Fprintf(&b, "\n%s: %s\n", one.ID, strings.TrimSpace(text.Clean(one.Error)))
@@ -295,11 +342,11 @@ func writeSecretsReport(w io.Writer, g *globals, r *secretsgen.Report) error {
 		case one.NeedsHuman != "" && one.Error == "":
 			waiting++
 		}
-		if (one.Error != "" || one.NeedsHuman != "") && one.Hint != "" {
-			commands = append(commands, g.spell(one.Hint))
+		if one.Error != "" || one.NeedsHuman != "" {
+			commands = append(commands, g.remedies(one.Hint, one.NeedsHuman)...)
 		}
 	}
-	writeHostProblems(&b, g, r.Hosts)
+	commands = append(writeHostProblems(&b, g, r.Hosts), commands...)
 	if len(r.Secrets) > 0 {
 		b.WriteString("\n")
 	}
@@ -314,7 +361,7 @@ func outcomeWhy(o secretsgen.Outcome) string {
 	case o.Error != "":
 		return firstLine(o.Error)
 	case o.NeedsHuman != "":
-		return firstLine(o.NeedsHuman)
+		return withoutName(o.ID.String(), firstLine(o.NeedsHuman))
 	case len(o.Pending) > 0 && !o.Done:
 		return "waits for the keys of " + strings.Join(o.Pending, ", ")
 	}
