@@ -118,8 +118,8 @@ func (o *operation) dependencies(m *making) (map[string]*state.Entry, error) {
 		switch {
 		case entry == nil:
 			return nil, waitsFor([]string{m.deps[alias].String()})
-		case len(entry.Faults()) > 0 && entry.Faults()[0].Owner == "":
-			return nil, fmt.Errorf("generate %s from %s: %w", m.id, entry.ID, entry.Err)
+		case wholeFault(entry) != nil:
+			return nil, fmt.Errorf("generate %s from %s: %w", m.id, entry.ID, wholeFault(entry))
 		}
 		deps[alias], m.used[entry.ID] = entry, entry.Meta.Gen
 	}

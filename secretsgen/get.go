@@ -49,8 +49,8 @@ func (e *Engine) stored() (*view, error) {
 func (o *operation) openPart(ctx context.Context, entry *state.Entry, part string) (secret.Plain, error) {
 	meta, ok := entry.Meta.Parts[part]
 	switch {
-	case entry.Meta.Gen == "" && entry.Err != nil:
-		return secret.Plain{}, entry.Err
+	case wholeFault(entry) != nil:
+		return secret.Plain{}, wholeFault(entry)
 	case !ok:
 		return secret.Plain{}, fmt.Errorf("read %s: it has no part %q; it has %s", entry.ID, part, strings.Join(sortedKeys(entry.Meta.Parts), ", "))
 	case !meta.Encrypted:

@@ -310,8 +310,8 @@ func (o *operation) accept(ctx context.Context, id secret.ID) error {
 		return nil
 	case entry == nil:
 		return &personError{text: "it has no value that could be accepted", hint: "fleet secrets sync " + id.String()}
-	case entry.Err != nil:
-		return entry.Err
+	case len(entry.Faults()) > 0:
+		return entry.Err // a broken copy would be lost with what a person could still find in it
 	}
 	gens := map[secret.ID]secret.Gen{}
 	for _, dep := range one.deps {

@@ -68,11 +68,22 @@ func (o *operation) wrapping(ctx context.Context, id secret.ID, d decide.Decisio
 		break
 	}
 	for _, fault := range w.entry.Faults() {
-		if _, mended := to[fault.Owner]; !mended && !slices.Contains(d.Remove, fault.Owner) {
-			return nil, fault
+		_, mended := to[fault.Owner]
+		if !fault.Stray() && !mended && !slices.Contains(d.Remove, fault.Owner) {
+			return nil, fault // the file would be gone, and with it what a person could still find in it
 		}
 	}
 	return w, nil
+}
+
+// wholeFault is what keeps a secret of the state from being used at all; nil where nothing does.
+func wholeFault(entry *state.Entry) error {
+	for _, fault := range entry.Faults() {
+		if !fault.Stray() && fault.Owner == "" || fault.Conflict() {
+			return fault
+		}
+	}
+	return nil
 }
 
 // wrapRound asks the next source of each, and returns what needs another round.

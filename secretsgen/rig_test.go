@@ -1,0 +1,552 @@
+package secretsgen_test
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+	"golang.org/x/crypto/ssh"
+
+	"fleet/closure/run"
+	"fleet/evaluator/plan"
+	"fleet/secretsgen"
+	"fleet/secretsgen/seal"
+	"fleet/secretsgen/secret"
+	"fleet/secretsgen/state"
+	"fleet/secretsgen/step"
+	"fleet/secretsgen/trust"
+)
+
+// TestMain makes the test binary what fleet-helper is to a generator: the child, and what marks its output.
+func TestMain(m *testing.M) {
+	switch {
+	case filepath.Base(os.Args[0]) == "encrypt":
+		os.Exit(mark(step.Encrypted))
+	case filepath.Base(os.Args[0]) == "gh":
+		os.Exit(mark(step.Public))
+	case len(os.Args) == 2 && os.Args[1] == step.ChildCommand:
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		err := step.Child(ctx, os.Stdin, os.Stdout)
+		stop()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func mark(kind step.Kind) int {
+	value, err := io.ReadAll(os.Stdin)
+	if err == nil {
+		_, err = os.Stdout.Write(step.Mark(kind, secret.NewPlain(value)).Bytes())
+	}
+	if err != nil {
+		return 1
+	}
+	return 0
+}
+
+// host is a machine with a real host key. It does for real what a host does, in this process, but for what is wrong with it.
+type host struct {
+	key        string
+	identities []age.Identity
+	// down does not answer; shows is the key of its handshake where that is not its own.
+	down  bool
+	shows string
+	// slow is how long it takes to answer.
+	slow time.Duration
+	// lie changes what it says.
+	lie func(any)
+	// killed is called when a generator is to run, and ends it.
+	killed func()
+}
+
+// rig is a fleet, its flake's folder with a state in git, and its hosts.
+type rig struct {
+	t     testing.TB
+	dir   string
+	trust *trust.Policy
+	plan  *plan.Plan
+	specs map[string]plan.Specs
+	// broken are hosts whose declarations do not evaluate.
+	broken  map[string]error
+	hosts   map[string]*host
+	pins    map[string][]string
+	scripts map[secret.ID]string
+	now     time.Time
+	events  []plan.Event
+	engine  *secretsgen.Engine
+	store   *state.Store
+
+	mu sync.Mutex
+	// calls counts requests, by what and host; evaluated the hosts of each evaluation; built the programs.
+	calls     map[string]int
+	evaluated [][]string
+	built     []string
+	ran       []string
+	programs  map[string]string
+}
+
+func newKey(t testing.TB) (string, []age.Identity) {
+	t.Helper()
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, err := ssh.MarshalPrivateKey(private, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	key, err := ssh.NewPublicKey(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	identities, err := seal.LoadIdentities(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))), identities
+}
+
+// newRig makes a fleet of these hosts, whose keys are pinned and accepted.
+func newRig(t testing.TB, hosts ...string) *rig {
+	t.Helper()
+	r := &rig{
+		t: t, dir: t.TempDir(), now: time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC),
+		plan:  &plan.Plan{FormatVersion: 1, Fleet: "default", Hosts: map[string]plan.Host{}, SharedSecrets: map[string]plan.Secret{}},
+		specs: map[string]plan.Specs{}, broken: map[string]error{}, hosts: map[string]*host{}, pins: map[string][]string{},
+		scripts: map[secret.ID]string{}, calls: map[string]int{}, programs: map[string]string{},
+	}
+	r.git("init", "-q")
+	store, err := trust.Open(t.TempDir(), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.trust = &trust.Policy{Store: store, Now: func() time.Time { return r.now }}
+	for _, name := range hosts {
+		r.addHost(name)
+		r.accept(name)
+	}
+	r.open()
+	return r
+}
+
+// open makes an engine, as a new process would.
+func (r *rig) open() {
+	r.t.Helper()
+	var err error
+	if r.store, err = state.Open(r.dir, r.plan.Fleet, run.RunnerFunc(run.Run)); err != nil {
+		r.t.Fatal(err)
+	}
+	r.engine = &secretsgen.Engine{
+		State: r.store, Plan: r.plan, Specs: r.evaluate, Pins: func(host string) []string { return r.pins[host] },
+		Trust: r.trust, Hosts: r, Programs: r, Reporter: r, Now: func() time.Time { return r.now },
+		Local: func(ctx context.Context, request step.Request) (step.Result, error) {
+			r.count("local")
+			r.mu.Lock()
+			r.ran = append(r.ran, request.ID.String())
+			r.mu.Unlock()
+			return step.Run(ctx, request, step.Options{Helper: os.Args[0]})
+		},
+	}
+}
+
+func (r *rig) git(args ...string) string {
+	r.t.Helper()
+	out, err := run.Output(r.t.Context(), run.Cmd{Argv: append([]string{"git", "-C", r.dir, "-c", "user.name=t", "-c", "user.email=t@example.org"}, args...)})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return string(out)
+}
+
+func (r *rig) addHost(name string) {
+	key, identities := newKey(r.t)
+	r.hosts[name] = &host{key: key, identities: identities}
+	r.plan.Hosts[name] = plan.Host{System: "x86_64-linux", Deploy: plan.Deploy{Address: name + ".example.org"}}
+	r.pins[name] = []string{key}
+	r.specs[name] = plan.Specs{Secrets: map[string]plan.Secret{}}
+}
+
+func (r *rig) accept(name string) {
+	r.t.Helper()
+	if err := r.trust.Store.Accept(name, r.pins[name][0], trust.Confirmed, r.now); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// reinstall gives a host another key, in the pins too, and accepted by nobody.
+func (r *rig) reinstall(name string) {
+	h := r.hosts[name]
+	h.key, h.identities = newKey(r.t)
+	r.pins[name] = []string{h.key}
+}
+
+// spec is a generated secret with one encrypted part "secret", which change alters.
+func spec(change ...func(*plan.Secret)) plan.Secret {
+	s := plan.Secret{
+		Owners: []string{}, OnGeneratorChange: "regenerate", OnDependencyChange: "regenerate",
+		Generator: &plan.Generator{Kind: "script", Sandbox: "strict", Dependencies: map[string]string{}},
+		Parts:     map[string]plan.SecretPart{"secret": {Encrypted: true}},
+	}
+	for _, c := range change {
+		c(&s)
+	}
+	return s
+}
+
+func owners(hosts ...string) func(*plan.Secret) {
+	return func(s *plan.Secret) { s.Owners = hosts }
+}
+
+func data(json string) func(*plan.Secret) {
+	return func(s *plan.Secret) { s.Generator.Data = []byte(json) }
+}
+
+func on(host string) func(*plan.Secret) {
+	return func(s *plan.Secret) { s.Generator.On = &host }
+}
+
+func from(alias, id string) func(*plan.Secret) {
+	return func(s *plan.Secret) { s.Generator.Dependencies[alias] = id }
+}
+
+func withPublic(s *plan.Secret) { s.Parts["public"] = plan.SecretPart{Type: "text"} }
+
+func manual(s *plan.Secret) { s.Generator = nil }
+
+// both is a script that makes a secret and its public part, another one at every run.
+const both = `head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n' > v; encrypt < v > $out/secret; sha256sum < v | cut -d' ' -f1 | gh > $out/public`
+
+// only is a script that makes a secret alone.
+const only = `head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n' | encrypt > $out/secret`
+
+func shared(name string) secret.ID    { return secret.ID{Scope: secret.Shared, Name: name} }
+func own(host, name string) secret.ID { return secret.ID{Scope: secret.OfHost(host), Name: name} }
+
+// declare declares a secret, whose generator is script.
+func (r *rig) declare(id secret.ID, s plan.Secret, script string) {
+	r.scripts[id] = script
+	if host, ok := id.Scope.Host(); ok {
+		r.specs[host].Secrets[id.Name] = s
+		return
+	}
+	r.plan.SharedSecrets[id.Name] = s
+}
+
+func (r *rig) evaluate(_ context.Context, hosts []string) (map[string]plan.Specs, map[string]error, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.evaluated = append(r.evaluated, hosts)
+	specs, failed := map[string]plan.Specs{}, map[string]error{}
+	for _, host := range hosts {
+		if err := r.broken[host]; err != nil {
+			failed[host] = err
+			continue
+		}
+		specs[host] = r.specs[host]
+	}
+	return specs, failed, nil
+}
+
+func (r *rig) Emit(e plan.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.events = append(r.events, e)
+}
+
+// Build implements [secretsgen.Programs].
+func (r *rig) Build(_ context.Context, system string, ids []secret.ID) (map[secret.ID]string, map[secret.ID]error, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.built = append(r.built, fmt.Sprintf("%s %d", cmp.Or(system, "here"), len(ids)))
+	paths, failed := map[secret.ID]string{}, map[secret.ID]error{}
+	for _, id := range ids {
+		script, ok := r.scripts[id]
+		if !ok || script == "" {
+			failed[id] = errors.New("it does not build")
+			continue
+		}
+		if r.programs[script] == "" {
+			r.programs[script] = r.program(script)
+		}
+		paths[id] = r.programs[script]
+	}
+	return paths, failed, nil
+}
+
+// program writes a generator. It is no store path, which a sandbox takes as well.
+func (r *rig) program(script string) string {
+	dir, err := os.MkdirTemp("", "fleet-generator-")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	program := filepath.Join(dir, "generate")
+	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(program, []byte("#!/bin/sh\nset -eu\n"+script+"\n"), 0o755)); err != nil {
+		r.t.Fatal(err)
+	}
+	return program
+}
+
+func (r *rig) count(what string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.calls[what]++
+}
+
+// ask is what every request to a host begins with.
+func (r *rig) ask(ctx context.Context, what, name string) (*host, error) {
+	r.count(what + " " + name)
+	h := r.hosts[name]
+	if h == nil || h.down {
+		return nil, fmt.Errorf("dial %s: connection refused", name)
+	}
+	select {
+	case <-time.After(h.slow):
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	return h, nil
+}
+
+func told[T any](h *host, answer T, err error) (T, error) {
+	if err == nil && h.lie != nil {
+		h.lie(&answer)
+	}
+	return answer, err
+}
+
+// Key implements [secretsgen.Hosts]: a handshake that the pins were checked in.
+func (r *rig) Key(ctx context.Context, name string) (string, error) {
+	h, err := r.ask(ctx, "key", name)
+	if err != nil {
+		return "", err
+	}
+	key := cmp.Or(h.shows, h.key)
+	if !slices.Contains(r.pins[name], key) {
+		return "", &keyError{key}
+	}
+	return key, nil
+}
+
+type keyError struct{ key string }
+
+func (e *keyError) Error() string        { return "the host key has changed" }
+func (e *keyError) PresentedKey() string { return e.key }
+
+// Run implements [secretsgen.Hosts].
+func (r *rig) Run(ctx context.Context, name string, request step.Request) (step.Result, error) {
+	h, err := r.ask(ctx, "run", name)
+	if err != nil {
+		return step.Result{}, err
+	}
+	if h.killed != nil {
+		var stop context.CancelFunc
+		ctx, stop = context.WithCancel(ctx)
+		time.AfterFunc(200*time.Millisecond, func() { h.killed(); stop() })
+	}
+	result, err := step.Run(ctx, request, step.Options{Helper: os.Args[0], Identities: h.identities})
+	return told(h, result, err)
+}
+
+// Rewrap implements [secretsgen.Hosts].
+func (r *rig) Rewrap(ctx context.Context, name string, request seal.RewrapRequest) (seal.RewrapResult, error) {
+	h, err := r.ask(ctx, "rewrap", name)
+	if err != nil {
+		return seal.RewrapResult{}, err
+	}
+	result, err := seal.RewrapAll(request, h.identities...)
+	return told(h, result, err)
+}
+
+// Open implements [secretsgen.Hosts].
+func (r *rig) Open(ctx context.Context, name string, part seal.Ref) (secret.Plain, error) {
+	h, err := r.ask(ctx, "open", name)
+	if err != nil {
+		return secret.Plain{}, err
+	}
+	opened, err := part.Open(h.identities...)
+	return opened.Value, err
+}
+
+// Verify implements [secretsgen.Hosts].
+func (r *rig) Verify(ctx context.Context, name string, parts []seal.Ref) ([]string, error) {
+	h, err := r.ask(ctx, "verify", name)
+	if err != nil {
+		return nil, err
+	}
+	return told(h, seal.VerifyAll(parts, h.identities...), nil)
+}
+
+// sync is a sync of all that must not fail as a whole.
+func (r *rig) sync() *secretsgen.Report {
+	r.t.Helper()
+	report, err := r.engine.Sync(r.t.Context(), secretsgen.Selection{})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return report
+}
+
+// synced is a sync after which nothing is left to do.
+func (r *rig) synced() *secretsgen.Report {
+	r.t.Helper()
+	report := r.sync()
+	if report.Incomplete() {
+		r.t.Fatalf("incomplete: %s", show(report))
+	}
+	return report
+}
+
+func show(v any) string {
+	text, _ := json.MarshalIndent(v, "", "  ")
+	return string(text)
+}
+
+// outcome is what became of a secret.
+func outcome(t testing.TB, report *secretsgen.Report, id secret.ID) secretsgen.Outcome {
+	t.Helper()
+	for _, one := range report.Secrets {
+		if one.ID == id {
+			return one
+		}
+	}
+	t.Fatalf("nothing is said of %s: %s", id, show(report))
+	return secretsgen.Outcome{}
+}
+
+func (r *rig) entry(id secret.ID) *state.Entry {
+	r.t.Helper()
+	tree, err := r.store.Load()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	entry := tree.Secrets[id]
+	if entry == nil {
+		r.t.Fatalf("the state has no %s", id)
+	}
+	return entry
+}
+
+// has says whether the state has a value of a secret.
+func (r *rig) has(id secret.ID) bool {
+	r.t.Helper()
+	tree, err := r.store.Load()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return tree.Secrets[id] != nil
+}
+
+// read is what a host reads of its own copy.
+func (r *rig) read(id secret.ID, name string) string {
+	r.t.Helper()
+	entry := r.entry(id)
+	ref, ok := entry.Ref("default", name, "secret")
+	if !ok {
+		r.t.Fatalf("%s has no copy of %s", name, id)
+	}
+	opened, err := ref.Open(r.hosts[name].identities...)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return string(opened.Value.Bytes())
+}
+
+// ownersOf are the owners in the state.
+func (r *rig) ownersOf(id secret.ID) string {
+	r.t.Helper()
+	var names []string
+	for name := range r.entry(id).Owners {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return strings.Join(names, " ")
+}
+
+// snapshot is every file of the flake's folder with its content, its mode and its time.
+func (r *rig) snapshot() map[string]string {
+	r.t.Helper()
+	files := map[string]string{}
+	err := filepath.WalkDir(r.dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		name, _ := filepath.Rel(r.dir, path)
+		if strings.HasPrefix(name, ".git") && name != filepath.Join(".git", "index") {
+			return nil
+		}
+		text := fmt.Sprint(info.Mode())
+		if !entry.IsDir() {
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			sum := sha256.Sum256(data)
+			text += fmt.Sprint(info.ModTime().UnixNano()) + " " + hex.EncodeToString(sum[:])
+		}
+		files[name] = text
+		return nil
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return files
+}
+
+// nowhere fails where a value is in the flake's folder, the events or the report.
+func (r *rig) nowhere(value string, said ...any) {
+	r.t.Helper()
+	if value == "" {
+		r.t.Fatal("no value to look for")
+	}
+	err := filepath.WalkDir(r.dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		if bytes.Contains(content, []byte(value)) {
+			r.t.Errorf("%s holds the value", path)
+		}
+		return err
+	})
+	if err != nil {
+		r.t.Error(err)
+	}
+	for _, one := range append(said, r.events) {
+		if strings.Contains(fmt.Sprintf("%+v", one), value) || strings.Contains(show(one), value) {
+			r.t.Errorf("the value was said: %+v", one)
+		}
+	}
+}
