@@ -29,7 +29,7 @@ const MinPassword = 6
 
 const (
 	alphanumeric = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
-	// symbols are those that need no quoting in a shell, in URLs' user part excepted, nor in Nix, YAML or systemd units.
+	// symbols neither end a quoted text nor are expanded in one, in shells, Nix, YAML and JSON.
 	symbols = "!#%+,-./:=?@^_~"
 )
 
