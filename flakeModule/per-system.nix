@@ -50,11 +50,48 @@ let
       ) (builtins.toJSON result) config.warnings
     )
   ) fleets;
+
+  # What is checked of secrets: every host's own, or the shared ones alone. A fleet that has none, and no state, has nothing to be checked.
+  secretsOf = mapAttrs (
+    fleetName:
+    { config, output, ... }:
+    let
+      specs = optionalAttrs (config.flakeCheck == "hosts") (
+        mapAttrs (
+          name: host:
+          builtins.addErrorContext "while evaluating the secrets of the host ${name} of the fleet ${fleetName}" {
+            inherit (host.record) specs;
+          }
+        ) output.hosts
+      );
+      hasState = builtins.pathExists config.stateDir;
+    in
+    {
+      any =
+        hasState || output.plan.sharedSecrets != { } || lib.any (host: host.specs.secrets != { }) (lib.attrValues specs);
+      plan = builtins.unsafeDiscardStringContext (builtins.toJSON (output.plan // { records = specs; }));
+      # A copy of its own, so that other files of the flake are no reason to check it again.
+      state = lib.optionalString hasState (
+        builtins.path {
+          path = /. + builtins.unsafeDiscardStringContext (toString config.stateDir);
+          name = "fleet-state";
+        }
+      );
+    }
+  ) fleets;
 in
 { system, ... }:
 let
   packages = fleet.packages.${system};
   pkgs = fleet.inputs.nixpkgs.legacyPackages.${system};
+
+  # Git for the state, and what local generators are confined with. What the machine has of its own comes first.
+  tools =
+    let
+      wanted = [ "git" ] ++ lib.optional (lib.hasSuffix "-linux" system) "bubblewrap";
+      found = map (name: pkgs.${name}) (lib.filter (name: pkgs ? ${name}) wanted);
+    in
+    lib.optionalString (found != [ ]) "export PATH=\"\${PATH:+$PATH:}${lib.makeBinPath found}\"\n";
 
   # --app-source tells the program which flake the app is from, so that it can refuse to deploy another one that happens to be in the
   # working directory.
@@ -62,7 +99,7 @@ let
     type = "app";
     program = toString (
       pkgs.writeShellScript (suffixed fleetName name) ''
-        exec ${packages.fleet-helper}/bin/fleet-helper --app-source ${escapeShellArg "${self}"} --fleet ${escapeShellArg fleetName} ${arguments} "$@"
+        ${tools}exec ${packages.fleet-helper}/bin/fleet-helper --app-source ${escapeShellArg "${self}"} --fleet ${escapeShellArg fleetName} ${arguments} "$@"
       ''
     );
     meta = { inherit description; };
@@ -70,6 +107,7 @@ let
 
   fleetApps = fleetName: _: {
     ${suffixed fleetName "deploy"} = app fleetName "deploy" "deploy" "Deploy the fleet ${fleetName}";
+    ${suffixed fleetName "secrets"} = app fleetName "secrets" "secrets" "Look at and change the secrets of the fleet ${fleetName}";
     ${suffixed fleetName "fleet"} = app fleetName "fleet" "" "Look at and work on the fleet ${fleetName}";
   };
 
@@ -81,11 +119,32 @@ let
       name = "fleet-${fleetName}-eval";
     in
     nameValuePair name (pkgs.writeText name text);
+
+  # What can be proven of secrets without a key is proven by the program.
+  secretsCheck =
+    fleetName: secrets:
+    let
+      name = "fleet-${fleetName}-secrets";
+    in
+    nameValuePair name (
+      if secrets.any then
+        pkgs.runCommand name { } ''
+          state=${escapeShellArg secrets.state}
+          if [ -z "$state" ]; then
+            state=$PWD/none
+            mkdir "$state"
+          fi
+          ${packages.fleet-helper}/bin/fleet-helper secrets-check --plan ${pkgs.writeText "${name}-plan.json" secrets.plan} --state "$state"
+          touch "$out"
+        ''
+      else
+        pkgs.writeText name "The fleet ${fleetName} has no secrets.\n"
+    );
 in
 {
   config = optionalAttrs (fleet.packages ? ${system}) {
     apps = concatMapAttrs fleetApps fleets;
-    checks = mapAttrs' evaluation evaluations;
+    checks = mapAttrs' evaluation evaluations // mapAttrs' secretsCheck secretsOf;
     packages =
       lib.filterAttrs (name: _: lib.hasPrefix "fleet-helper" name) packages
       # Another name for the same thing, which a flake that has a package of its own with this name can do without.

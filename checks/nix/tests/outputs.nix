@@ -40,6 +40,9 @@ in
       "fleet"
       "fleet-lab"
       "fleet-staging"
+      "secrets"
+      "secrets-lab"
+      "secrets-staging"
     ];
   };
 
@@ -53,8 +56,11 @@ in
     expr = lib.attrNames user.checks.${x86};
     expected = [
       "fleet-default-eval"
+      "fleet-default-secrets"
       "fleet-lab-eval"
+      "fleet-lab-secrets"
       "fleet-staging-eval"
+      "fleet-staging-secrets"
     ];
   };
 

@@ -362,7 +362,7 @@ in
       )).plan.warnings;
     expected = [
       "aarch64-linux"
-      "deploy fleet"
+      "deploy fleet secrets"
     ];
   };
 

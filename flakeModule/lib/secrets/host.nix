@@ -32,13 +32,15 @@ let
         part: { encrypted, ... }:
         !(meta.parts ? ${part})
         || meta.parts.${part}.encrypted != encrypted;
-      unsealed = part: { encrypted, ... }: encrypted && !(owner.parts ? ${part});
+      absent =
+        part: { encrypted, ... }:
+        if encrypted then !(owner.parts ? ${part}) else entry.public part == null;
       any = predicate: set: lib.any lib.id (mapAttrsToList predicate set);
     in
     entry == null
     || owner == null
     || owner.gen != meta.gen
-    || any unsealed meta.parts
+    || any absent meta.parts
     || (declared != null && any lacks declared);
 in
 /**

@@ -65,15 +65,23 @@ rec {
   /**
     A declared part, with everything that a plan says of it. A part is encrypted unless something else is said.
 
-    Type:   { encrypted ? true, type ? "text", pattern ? "" } -> Part
+    Type:   { encrypted ? true, type ? null, pattern ? null } -> Part
   */
   part =
     {
       encrypted ? true,
       type ? null,
-      pattern ? "",
+      pattern ? null,
     }:
-    if encrypted then
+    let
+      hasPattern = pattern != null && pattern != "";
+    in
+    if encrypted && (type != null || hasPattern) then
+      throw ''
+        A part of a secret has a type or a pattern, which are for public parts, but it is encrypted.
+        Set encrypted = false; for a part that everybody may read, or remove the type.
+      ''
+    else if encrypted then
       sealed
     else
       {
@@ -81,11 +89,11 @@ rec {
         type =
           if type != null then
             type
-          else if pattern == "" then
-            "text"
+          else if hasPattern then
+            "regex"
           else
-            "regex";
-        pattern = if pattern == null then "" else pattern;
+            "text";
+        pattern = if hasPattern then pattern else "";
       };
 
   /**

@@ -5,7 +5,6 @@ let
     attrValues
     concatMap
     groupBy
-    hasInfix
     mapAttrs
     optionalAttrs
     ;
@@ -39,6 +38,9 @@ let
     in
     if entry == null then [ ] else map entry.commit (lib.attrNames entry.meta.parts);
 
+  # No regular expression: a template can be long.
+  holds = word: text: builtins.replaceStrings [ word ] [ "" ] text != text;
+
   # What a file that is rendered holds changes with the secrets in it.
   partsIn =
     content: secret:
@@ -49,7 +51,7 @@ let
       [ ]
     else
       map entry.commit (
-        lib.filter (part: hasInfix secret._fleet.parts.${part}.placeholder content) (lib.attrNames entry.meta.parts)
+        lib.filter (part: holds secret._fleet.parts.${part}.placeholder content) (lib.attrNames entry.meta.parts)
       );
 
   ofTemplate =
