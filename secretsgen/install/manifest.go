@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	"fleet/secretsgen/secret"
 )
@@ -31,7 +32,8 @@ type Secret struct {
 	ID  secret.ID  `json:"id"`
 	Gen secret.Gen `json:"gen"`
 	Seq uint64     `json:"seq"`
-	// Owner and Group are names; Mode is octal, for encrypted parts. Public parts are 0444 and root's.
+	// Owner and Group are names or numbers; an empty Owner is root, an empty Group the owner's own. Mode is octal, for encrypted parts.
+	// Public parts are 0444 and root's.
 	Owner string `json:"owner"`
 	Group string `json:"group"`
 	Mode  string `json:"mode"`
@@ -53,21 +55,33 @@ type Part struct {
 
 // Template is a file that secrets are rendered into.
 type Template struct {
-	Name  string `json:"name"`
+	Name string `json:"name"`
+	// Owner, Group and Mode are as those of a secret.
 	Owner string `json:"owner"`
 	Group string `json:"group"`
 	Mode  string `json:"mode"`
 	// Content has placeholders, see [Placeholder].
 	Content string `json:"content"`
-	// Path is where a link to the rendered file is put; empty for none.
-	Path           string `json:"path"`
-	NeededForUsers bool   `json:"neededForUsers"`
+	// Path is where a link to the rendered file is put, absolute; empty for none.
+	Path string `json:"path"`
+	// NeededForUsers renders it in the phase before users are made.
+	NeededForUsers bool `json:"neededForUsers"`
 }
 
 // maxManifest bounds a manifest, in bytes.
 const maxManifest = 256 << 20
 
-// DecodeManifest reads a manifest strictly.
+// LoadManifest reads a manifest's file, see [DecodeManifest].
+func LoadManifest(path string) (*Manifest, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("read manifest: %w", err)
+	}
+	defer f.Close()
+	return DecodeManifest(f)
+}
+
+// DecodeManifest reads a manifest strictly, and validates it.
 func DecodeManifest(r io.Reader) (*Manifest, error) {
 	data, err := io.ReadAll(io.LimitReader(r, maxManifest+1))
 	if err != nil {
@@ -87,6 +101,9 @@ func DecodeManifest(r io.Reader) (*Manifest, error) {
 	}
 	if m.Format != secret.Format {
 		return nil, fmt.Errorf("read manifest: it has format %d, this program reads format %d", m.Format, secret.Format)
+	}
+	if err := m.Validate(); err != nil {
+		return nil, fmt.Errorf("read manifest: %w", err)
 	}
 	return m, nil
 }
