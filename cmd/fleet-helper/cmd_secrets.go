@@ -216,7 +216,7 @@ func (v *vault) agree(ctx context.Context, yes bool, lines []string, question st
 		return nil
 	}
 	if !v.op.canAsk() {
-		return cli.WithHint(fmt.Errorf("%s there is no terminal to ask on", question), "--yes does it without asking")
+		return cli.WithHint(fmt.Errorf("ask %q: %w", question, ui.ErrNoTerminal), "--yes does it without asking")
 	}
 	agreed, err := v.op.prompter.Yes(ctx, lines, question)
 	if err != nil {
@@ -238,6 +238,14 @@ func texts(ids []secret.ID) []string {
 		list[i] = id.String()
 	}
 	return list
+}
+
+// these counts secrets in a sentence.
+func these(ids []secret.ID) string {
+	if len(ids) == 1 {
+		return "this secret"
+	}
+	return fmt.Sprintf("these %d secrets", len(ids))
 }
 
 // now is the time that expiry is shown against.

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -56,7 +55,7 @@ func (o *editOptions) edit(ctx context.Context, env *cli.Env, args []string) err
 			defer resume()
 			value, err := editPrivately(ctx, env, editor, fileName(status.ID.Name, part), old.Bytes())
 			if err != nil {
-				return secret.Plain{}, fmt.Errorf("edit part %q of %s: %w", part, status.ID, err)
+				return secret.Plain{}, err
 			}
 			return checkValue(withoutEditorNewline(old.Bytes(), value))
 		})

@@ -48,8 +48,11 @@ type refusedError struct{ Err error }
 func (e *refusedError) Error() string { return fmt.Sprintf("no private file system: %v", e.Err) }
 func (e *refusedError) Unwrap() error { return e.Err }
 
-// refusedStatus is the exit code of the hidden command for that.
-const refusedStatus = 100
+// The exit codes of the hidden command for that, and for an editor that failed.
+const (
+	refusedStatus = 100
+	failedStatus  = 101
+)
 
 func editIsolated(ctx context.Context, env *cli.Env, editor []string, name string, value []byte) ([]byte, error) {
 	valueRead, valueWrite, err := os.Pipe()
@@ -89,9 +92,9 @@ func editIsolated(ctx context.Context, env *cli.Env, editor []string, name strin
 	switch {
 	case errors.As(err, &exit) && exit.Code == refusedStatus:
 		return nil, &refusedError{Err: errors.New(firstLine(exit.StderrTail))}
-	case errors.As(err, &exit):
+	case errors.As(err, &exit) && exit.Code == failedStatus:
 		clear(edited)
-		return nil, editorFailed(editor, exit)
+		return nil, cli.WithHint(fmt.Errorf("the editor %q failed; nothing was changed", editor[0]), "set EDITOR to an editor that runs in the terminal")
 	case err != nil || readErr != nil:
 		clear(edited)
 		return nil, errors.Join(err, readErr)
@@ -99,12 +102,18 @@ func editIsolated(ctx context.Context, env *cli.Env, editor []string, name strin
 	return edited, nil
 }
 
-func editorFailed(editor []string, exit *run.ExitError) error {
-	what := fmt.Sprintf("it ended with status %d", exit.Code)
-	if exit.Signal != "" {
-		what = "it was killed by " + exit.Signal
+// editorError says that the editor ended with a failure.
+type editorError struct {
+	editor string
+	exit   *run.ExitError
+}
+
+func (e *editorError) Error() string {
+	what := fmt.Sprintf("it ended with status %d", e.exit.Code)
+	if e.exit.Signal != "" {
+		what = "it was killed by " + e.exit.Signal
 	}
-	return cli.WithHint(fmt.Errorf("the editor %q failed: %s; nothing was changed", editor[0], what), "set EDITOR to an editor that runs in the terminal")
+	return fmt.Sprintf("the editor %q failed: %s; nothing was changed", e.editor, what)
 }
 
 func isNamespaceRefusal(err error) bool {
@@ -163,7 +172,7 @@ func editFile(ctx context.Context, editor []string, path string, value []byte, s
 	if err := run.Run(ctx, cmd.Cmd); err != nil {
 		var exit *run.ExitError
 		if errors.As(err, &exit) {
-			return nil, editorFailed(editor, exit)
+			return nil, &editorError{editor: editor[0], exit: exit}
 		}
 		return nil, err
 	}
@@ -211,7 +220,11 @@ func editHere(ctx context.Context, env *cli.Env, editor []string, name string) e
 		return err
 	}
 	edited, err := editFile(ctx, editor, filepath.Join(dir, name), value, env.Stderr)
-	if err != nil {
+	var failed *editorError
+	switch {
+	case errors.As(err, &failed):
+		return cli.Status(failedStatus)
+	case err != nil:
 		return err
 	}
 	defer clear(edited)

@@ -117,7 +117,12 @@ func (o *historyOptions) log(ctx context.Context, env *cli.Env, args []string) e
 		}
 		changes = append(changes, list...)
 	}
-	slices.SortStableFunc(changes, func(a, b state.Change) int { return b.At.Compare(a.At) })
+	slices.SortStableFunc(changes, func(a, b state.Change) int {
+		if a.At.IsZero() != b.At.IsZero() {
+			return b2i(b.At.IsZero()) - b2i(a.At.IsZero()) // what is not committed is the newest
+		}
+		return b.At.Compare(a.At)
+	})
 	return o.show(env, store.Fleet(), changes, true)
 }
 

@@ -154,8 +154,11 @@ func (v *vault) judgeShown(ctx context.Context, row *scanRow) error {
 		row.fail(scanDeclined, err)
 		return nil
 	case errors.As(err, &unaccepted):
-		row.fail(scanUnconfirmed, err)
-		row.Hints = nil // the commands are listed at the end
+		row.State = scanUnconfirmed // what to do is listed at the end
+		if len(unaccepted.Former)+len(unaccepted.Others) > 0 {
+			row.fail(scanUnconfirmed, err)
+			row.Hints = nil
+		}
 		return nil
 	case err != nil:
 		return err

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"fleet/cmd/fleet-helper/internal/ui"
 	"fleet/push/deploy"
 	"fleet/secretsgen"
+	"fleet/secretsgen/decide"
 )
 
 // secretsStatusOutput is what secrets status --json prints.
@@ -69,7 +71,7 @@ func stateText(s secretsgen.SecretStatus) string {
 	switch {
 	case s.Broken != "":
 		return "broken"
-	case s.Action == secretsgen.ActionPrune:
+	case undeclared(s.Rules):
 		return "undeclared"
 	case s.NeedsHuman != "":
 		return "needs you"
@@ -81,6 +83,9 @@ func stateText(s secretsgen.SecretStatus) string {
 	return "ok"
 }
 
+// undeclared says whether the rule of secrets that nothing declares applies.
+func undeclared(rules []int) bool { return slices.Contains(rules, int(decide.RuleUndeclared)) }
+
 // statusWhy is the cell for what is to be done and why.
 func statusWhy(s secretsgen.SecretStatus, now time.Time) string {
 	switch {
@@ -88,7 +93,7 @@ func statusWhy(s secretsgen.SecretStatus, now time.Time) string {
 		return firstLine(s.Broken)
 	case s.NeedsHuman != "":
 		return withoutName(s.ID.String(), firstLine(s.NeedsHuman))
-	case s.Action != secretsgen.ActionNone:
+	case s.Action != secretsgen.ActionNone, undeclared(s.Rules):
 		return firstLine(s.Why)
 	case len(s.Pending) > 0:
 		return "waits for the keys of " + strings.Join(s.Pending, ", ")
@@ -100,10 +105,9 @@ func statusWhy(s secretsgen.SecretStatus, now time.Time) string {
 
 // rulesText is the cell for the rules that apply; the rule that says that nothing is to be done is none.
 func rulesText(rules []int) string {
-	const unchanged = 12
 	var words []string
 	for _, r := range rules {
-		if r != unchanged {
+		if r != int(decide.RuleUnchanged) {
 			words = append(words, fmt.Sprint(r))
 		}
 	}
@@ -169,7 +173,9 @@ func writeSecretsStatus(w io.Writer, g *globals, s *secretsgen.Status, now time.
 		b.WriteString(table.String())
 	}
 	for _, one := range s.Secrets {
-		writeNotices(&b, g, one.ID.String(), one.Notices)
+		if !undeclared(one.Rules) { // the table says it
+			writeNotices(&b, g, one.ID.String(), one.Notices)
+		}
 	}
 	commands := writeHostProblems(&b, g, s.Hosts)
 	writeToDo(&b, append(commands, statusCommands(g, s)...))
@@ -183,7 +189,7 @@ func statusCommands(g *globals, s *secretsgen.Status) []string {
 	sync, prune := false, false
 	for _, one := range s.Secrets {
 		switch {
-		case one.Action == secretsgen.ActionPrune:
+		case undeclared(one.Rules):
 			prune = true
 		case one.Action != secretsgen.ActionNone && one.Broken == "":
 			sync = true
@@ -292,6 +298,8 @@ func outcomeText(o secretsgen.Outcome) string {
 		return "needs you"
 	case !o.Done && len(o.Pending) > 0:
 		return "pending"
+	case undeclared(o.Rules) && !o.Done:
+		return "undeclared"
 	case !o.Done:
 		return "-"
 	}
@@ -331,7 +339,11 @@ func writeSecretsReport(w io.Writer, g *globals, r *secretsgen.Report) error {
 	var commands []string
 	done, failed, waiting := 0, 0, 0
 	for _, one := range r.Secrets {
-		writeNotices(&b, g, one.ID.String(), one.Notices)
+		if !undeclared(one.Rules) {
+			writeNotices(&b, g, one.ID.String(), one.Notices)
+		} else if !one.Done {
+			commands = append(commands, g.secretsCommand()+" prune")
+		}
 		if one.Error != "" {
 			failed++
 			fmt.Fprintf(&b, "\n%s: %s\n", one.ID, strings.TrimSpace(text.Clean(one.Error)))

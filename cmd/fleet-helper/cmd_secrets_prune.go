@@ -46,7 +46,7 @@ func (o *pruneOptions) prune(ctx context.Context, env *cli.Env, args []string) e
 		if len(ids) == 0 {
 			return &secretsgen.Report{Fleet: v.op.plan.Fleet, Hosts: problems}, nil
 		}
-		if err := v.agree(ctx, o.yes, texts(ids), fmt.Sprintf("remove these %d secrets from the state?", len(ids))); err != nil {
+		if err := v.agree(ctx, o.yes, texts(ids), fmt.Sprintf("Remove %s from the state?", these(ids))); err != nil {
 			return nil, err
 		}
 		report, err := v.engine.Prune(ctx, ids)

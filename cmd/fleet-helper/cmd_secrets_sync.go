@@ -109,10 +109,7 @@ func (o *regenerateOptions) regenerate(ctx context.Context, env *cli.Env, args [
 
 // remake asks, then makes new values.
 func (o *regenerateOptions) remake(ctx context.Context, v *vault, ids []secret.ID, make func(context.Context, []secret.ID) (*secretsgen.Report, error)) (*secretsgen.Report, error) {
-	question := fmt.Sprintf("make new values of these %d secrets?", len(ids))
-	if len(ids) == 1 {
-		question = "make a new value of this secret?"
-	}
+	question := fmt.Sprintf("Make new values of %s?", these(ids))
 	if err := v.agree(ctx, o.yes, texts(ids), question); err != nil {
 		return nil, err
 	}

@@ -143,7 +143,8 @@ func (e *HostKeyError) Hint() string {
 	case e.Kind == HostKeyRevoked:
 		return "this key must not be trusted; give the host a new one, or remove the @revoked line if it is wrong"
 	case e.Pinned:
-		return "if the host was reinstalled, " + compare + " and replace its pin; if it was not, somebody may be in between"
+		return fmt.Sprintf("if the host was reinstalled, %s, then: fleet secrets host-key accept %s %s; if it was not, somebody may be in between",
+			compare, e.Host, e.Presented[strings.LastIndexByte(e.Presented, ' ')+1:])
 	case e.File != "":
 		return fmt.Sprintf("if the host was reinstalled, %s and remove line %d of %s; if it was not, somebody may be in between",
 			compare, e.Line, cleanText(e.File, maxErrorText))

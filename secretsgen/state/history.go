@@ -118,8 +118,8 @@ type logged struct {
 	files                 []fileChange
 }
 
-// parseLog reads what git log prints with the format of [Store.log]. Every field ends in NUL; the last one of a commit that changes files
-// ends in a newline, which the first status follows.
+// parseLog reads what git log prints with the format of [Store.log]. Every field ends in NUL; before the first status of a commit that changes
+// files there is a newline.
 func parseLog(out []byte) ([]logged, error) {
 	var commits []logged
 	tokens := strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
@@ -132,15 +132,14 @@ func parseLog(out []byte) ([]logged, error) {
 		if err != nil {
 			return nil, fmt.Errorf("git log printed %.40q where a time should be", tokens[2])
 		}
-		c := logged{hash: hash, author: printableText(tokens[1]), at: at}
-		subject, status, changes := strings.Cut(tokens[3], "\n")
-		c.subject = printableText(subject)
-		tokens = tokens[4:]
-		for changes && len(tokens) > 0 {
-			c.files = append(c.files, fileChange{status: status, file: tokens[0]})
-			tokens = tokens[1:]
-			if changes = len(tokens) > 0 && !strings.HasPrefix(tokens[0], "\x01"); changes {
-				status, tokens = tokens[0], tokens[1:]
+		c := logged{hash: hash, author: printableText(tokens[1]), at: at, subject: printableText(tokens[3])}
+		if tokens = tokens[4:]; len(tokens) > 0 {
+			status, changes := strings.CutPrefix(tokens[0], "\n")
+			for changes && len(tokens) > 1 {
+				c.files = append(c.files, fileChange{status: status, file: tokens[1]})
+				if tokens = tokens[2:]; len(tokens) > 0 {
+					status, changes = tokens[0], !strings.HasPrefix(tokens[0], "\x01")
+				}
 			}
 		}
 		commits = append(commits, c)
