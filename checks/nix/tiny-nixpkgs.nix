@@ -80,7 +80,13 @@ let
             type = types.attrsOf (types.submodule unit);
             default = { };
           }
-        );
+        )
+        // {
+          sysusers.enable = mkOption {
+            type = types.bool;
+            default = false;
+          };
+        };
         users = lib.genAttrs [ "users" "groups" ] (
           _:
           mkOption {
