@@ -2,6 +2,7 @@ package main
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,7 +37,8 @@ func TestScripts(t *testing.T) {
 			}
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "needs": needs, "lockflake": lockFlake},
+		Cmds:      map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "lockflake": lockFlake},
+		Condition: installed,
 	})
 }
 
@@ -54,19 +56,14 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// needs skips a script on a machine without these programs, and fails it where everything is expected to be there.
-func needs(ts *testscript.TestScript, _ bool, programs []string) {
-	for _, program := range programs {
-		if _, err := exec.LookPath(program); err == nil {
-			continue
-		}
-		if os.Getenv("FLEET_REQUIRE_ALL") == "1" {
-			ts.Fatalf("%s is not installed", program)
-		}
-		// There is no other way to skip from within a command.
-		ts.Check(ts.Exec("true"))
-		ts.Fatalf("skipped: %s is not installed", program)
+// installed is the condition [installed:PROGRAM]. Where everything is expected to be there it is always true, so that nothing is skipped.
+func installed(condition string) (bool, error) {
+	program, ok := strings.CutPrefix(condition, "installed:")
+	if !ok {
+		return false, fmt.Errorf("unknown condition %q", condition)
 	}
+	_, err := exec.LookPath(program)
+	return err == nil || os.Getenv("FLEET_REQUIRE_ALL") == "1", nil
 }
 
 // lockFlake locks a flake to this repository and the stand-ins, as checks/offline/README.md says: lockflake DIR.
