@@ -74,7 +74,7 @@ let
           type = types.lazyAttrsOf types.anything;
           default = { };
         };
-        systemd = lib.genAttrs [ "services" "sockets" "timers" "paths" "targets" "mounts" "slices" ] (
+        systemd = lib.genAttrs [ "services" "sockets" "timers" "paths" "targets" "slices" ] (
           _:
           mkOption {
             type = types.attrsOf (types.submodule unit);

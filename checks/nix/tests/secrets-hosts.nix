@@ -686,6 +686,12 @@ in
       credentials.c = "secret";
     };
   };
+  testAMountIsNotRestarted = errorOnA "is to restart or reload data\\.mount when a secret changes" {
+    secrets.db = {
+      generator = password;
+      restartUnits = [ "data.mount" ];
+    };
+  };
   testTwoTemplatesAtOnePath = errorOnA "Several templates of the host a are at /etc/x: one, two" {
     secretTemplates = lib.genAttrs [ "one" "two" ] (_: {
       content = "x";
