@@ -42,7 +42,7 @@ check-nix: build
 	checks/nix/vendor-hash
 
 check-cluster: build
-	go test -tags cluster -count=1 -timeout 10m -run OnAHost ./push/agent
+	go test -tags cluster -count=1 -timeout 10m -run OnAHost ./push/agent ./secretsgen/install
 	go test -tags cluster -count=1 -timeout 30m ./checks/cluster
 
 # Measures what depends on the machine, so it is not part of check; see checks/cluster/README.md.

@@ -30,6 +30,7 @@ let
 
   evaluateFleet = import ./evaluate.nix {
     inherit
+      fleet
       fleetLib
       inputs
       lib

@@ -1,8 +1,9 @@
 /**
   The evaluation of one fleet.
 
-  Type:   { lib, fleetLib, inputs, self, perInput, transposition } -> String -> Module -> Fleet
+  Type:   { lib, fleet, fleetLib, inputs, self, perInput, transposition } -> String -> Module -> Fleet
   Inputs:
+    fleet     fleet's own flake
     fleetLib  what ./lib returns
     inputs    the inputs of the user's flake
     self      the user's flake
@@ -17,6 +18,7 @@
 */
 {
   lib,
+  fleet,
   fleetLib,
   inputs,
   self,
@@ -41,6 +43,21 @@ let
           Use it as inputs.${name}, or remove flake = false from the input.
         ''
     ) inputs;
+
+  # The program in a host's units: built by the host's own packages, so that nothing else has to be built for its system, or fleet's own where
+  # these are too old for it. It is static, so either will do.
+  helper =
+    pkgs:
+    let
+      inherit (pkgs.stdenv.hostPlatform) system;
+    in
+    if import ./go-builder.nix { inherit lib; } pkgs != null then
+      import ./package.nix { inherit lib pkgs; }
+    else
+      fleet.packages.${system}.fleet-helper or (throw ''
+        The packages of a host for ${system} have no Go 1.26 or newer, and fleet itself has no program for ${system}.
+        Give the host a newer nixpkgs: nixpkgs.buildUsing.
+      '');
 
   # A fleet has hosts of several systems, so that it has to say which one it means. Using the argument as host modules do
   # ends in an error that says how.
@@ -108,6 +125,7 @@ let
       fleetTypes = fleetLib.types;
       fleetNames = fleetLib.names;
       fleetSecretOptions = fleetLib.secretOptions;
+      fleetHelper = helper;
     };
   };
 in

@@ -45,15 +45,16 @@ let
 
   platform = if target == null then { } else platforms.${target};
 
-  # go.mod needs Go 1.26. A nixpkgs whose default is newer is as good as one that has 1.26 beside an older default.
+  builder = import ./go-builder.nix { inherit lib; } pkgs;
+
   build =
-    if lib.versionAtLeast (pkgs.go.version or "1.26") "1.26" then
-      pkgs.buildGoModule
+    if builder != null then
+      builder
     else
-      pkgs.buildGo126Module or (throw ''
+      throw ''
         fleet needs Go 1.26 or newer, and this nixpkgs has none.
         Let fleet use its own nixpkgs: remove inputs.fleet.inputs.nixpkgs.follows from your flake.
-      '');
+      '';
 in
 build {
   # One name for all targets, so that they share what is fetched.

@@ -13,6 +13,7 @@ import (
 	"fleet/secretsgen/decide"
 	"fleet/secretsgen/secret"
 	"fleet/secretsgen/state"
+	"fleet/secretsgen/trust"
 )
 
 // operation is one changing operation: it holds the lock of the state.
@@ -109,7 +110,7 @@ func (o *operation) fail(ctx context.Context, id secret.ID, err error) {
 		err = context.Cause(ctx)
 	}
 	var person *personError
-	isPerson := errors.As(err, &person)
+	isPerson := errors.As(err, &person) || errors.Is(err, trust.ErrUnaccepted)
 	o.note(id, func(one *Outcome) {
 		if isPerson {
 			one.NeedsHuman = err.Error()

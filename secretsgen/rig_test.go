@@ -186,6 +186,11 @@ func (r *rig) git(args ...string) string {
 	return string(out)
 }
 
+// tryGit is [rig.git] that may fail.
+func (r *rig) tryGit(args ...string) {
+	_ = run.Run(r.t.Context(), run.Cmd{Argv: append([]string{"git", "-C", r.dir, "-c", "user.name=t", "-c", "user.email=t@example.org"}, args...)})
+}
+
 func (r *rig) addHost(name string) {
 	key, identities := newKey(r.t)
 	r.hosts[name] = &host{key: key, identities: identities}

@@ -74,13 +74,19 @@ let
           type = types.lazyAttrsOf types.anything;
           default = { };
         };
-        systemd = lib.genAttrs [ "services" "sockets" "timers" "paths" "targets" "mounts" "slices" ] (
+        systemd = lib.genAttrs [ "services" "sockets" "timers" "paths" "targets" "slices" ] (
           _:
           mkOption {
             type = types.attrsOf (types.submodule unit);
             default = { };
           }
-        );
+        )
+        // {
+          sysusers.enable = mkOption {
+            type = types.bool;
+            default = false;
+          };
+        };
         users = lib.genAttrs [ "users" "groups" ] (
           _:
           mkOption {

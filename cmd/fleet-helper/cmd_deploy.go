@@ -182,7 +182,7 @@ func (o *deployOptions) connect(op *operation, d *deploy.Deployer, request deplo
 		return nil, err
 	}
 	d.Connector, d.Hosts = v.connector, v.hosts
-	d.Secrets = &deploy.EngineSecrets{Engine: v.engine, Source: v.source, Dir: op.state.Dir(), Reporter: op.reporter}
+	d.Secrets = &deploy.EngineSecrets{Engine: v.engine, Source: v.source, Dir: op.state.Dir()}
 	return func() { _ = v.Close() }, nil
 }
 

@@ -72,7 +72,7 @@ owners once the generator has ended; values are never arguments.`,
 
 func ghFilter(name, summary string, kind step.Kind) *cli.Command {
 	return &cli.Command{
-		Name: name, Summary: summary, Help: "Reads the value from standard input.", Hidden: true,
+		Name: name, Summary: summary, Help: "Reads the value from standard input.",
 		New: func(flags *pflag.FlagSet) cli.RunFunc {
 			out := addOutput(flags, "output", "o", kind)
 			encoding := addEncoding(flags)
@@ -92,7 +92,7 @@ func ghFilter(name, summary string, kind step.Kind) *cli.Command {
 
 func newGhDecode() *cli.Command {
 	return &cli.Command{
-		Name: "decode", Summary: "Print a value that this program has written.", Help: "Takes the mark off a file, and prints the rest.", Hidden: true,
+		Name: "decode", Summary: "Print a value that this program has written.", Help: "Takes the mark off a file, and prints the rest.",
 		New: func(flags *pflag.FlagSet) cli.RunFunc {
 			in := addInput(flags, "input", "i", "`FILE` to read")
 			return func(_ context.Context, env *cli.Env, _ []string) error {

@@ -15,7 +15,7 @@ import (
 
 func newGhGenerate() *cli.Command {
 	return &cli.Command{
-		Name: "generate", Summary: "Make a password, random bytes or a key.", Help: "Every command makes a new value each time.", Hidden: true,
+		Name: "generate", Summary: "Make a password, random bytes or a key.", Help: "Every command makes a new value each time.",
 		Sub: []*cli.Command{
 			ghPassword(), ghBytes(),
 			ghPair("ed25519", "Make an ed25519 key pair as bytes.", "The private key is 64 bytes: the seed and the public key.", ghEd25519),
@@ -57,7 +57,7 @@ type makePair func() (material.Pair, error)
 // ghPair makes a command that writes a key pair to two files.
 func ghPair(name, summary, help string, bind func(*pflag.FlagSet) makePair) *cli.Command {
 	return &cli.Command{
-		Name: name, Summary: summary, Help: help, Hidden: true,
+		Name: name, Summary: summary, Help: help,
 		New: func(flags *pflag.FlagSet) cli.RunFunc {
 			public, private := addPair(flags)
 			makeIt := bind(flags)
@@ -113,7 +113,7 @@ func ghSSH(flags *pflag.FlagSet) makePair {
 // ghValue makes a command that writes one encrypted value.
 func ghValue(name, summary, help string, bind func(*pflag.FlagSet) func() (secret.Plain, error)) *cli.Command {
 	return &cli.Command{
-		Name: name, Summary: summary, Help: help, Hidden: true,
+		Name: name, Summary: summary, Help: help,
 		New: func(flags *pflag.FlagSet) cli.RunFunc {
 			out := addOutput(flags, "output", "o", step.Encrypted)
 			makeIt := bind(flags)

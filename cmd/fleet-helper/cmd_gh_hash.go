@@ -18,7 +18,7 @@ import (
 
 func newGhHash() *cli.Command {
 	return &cli.Command{
-		Name: "hash", Summary: "Hash a password for a file of users.", Hidden: true,
+		Name: "hash", Summary: "Hash a password for a file of users.",
 		Help: "Reads a file with a password, with the mark of this program or without one. A newline at its end does not belong to the password.",
 		Sub: []*cli.Command{
 			ghHash("bcrypt", "Hash a password with bcrypt.", func(flags *pflag.FlagSet) hashPassword {
@@ -36,7 +36,7 @@ type hashPassword func(ctx context.Context, password secret.Plain) (secret.Plain
 
 func ghHash(name, summary string, bind func(*pflag.FlagSet) hashPassword) *cli.Command {
 	return &cli.Command{
-		Name: name, Summary: summary, Help: "The hash is as in /etc/shadow.", Hidden: true,
+		Name: name, Summary: summary, Help: "The hash is as in /etc/shadow.",
 		New: func(flags *pflag.FlagSet) cli.RunFunc {
 			in := addInput(flags, "input", "i", "`FILE` with the password")
 			out := addOutput(flags, "output", "o", step.Encrypted)

@@ -18,11 +18,11 @@ import (
 
 func newGhX509() *cli.Command {
 	return &cli.Command{
-		Name: "x509", Summary: "Make a certificate and its key.", Hidden: true,
+		Name: "x509", Summary: "Make a certificate and its key.",
 		Help: "Both are PEM, the key is PKCS #8. The end of the certificate's life is written to $out/expires_at; of several, the first.",
 		Sub: []*cli.Command{
-			{Name: "ca", Summary: "Make a self-signed CA.", Help: "It signs others, and is in no other use.", Hidden: true, New: newGhCA},
-			{Name: "leaf", Summary: "Make a certificate that a CA signs.", Help: "It does not outlive the CA. Without --client and --server it is for both.", Hidden: true, New: newGhLeaf},
+			{Name: "ca", Summary: "Make a self-signed CA.", Help: "It signs others, and is in no other use.", New: newGhCA},
+			{Name: "leaf", Summary: "Make a certificate that a CA signs.", Help: "It does not outlive the CA. Without --client and --server it is for both.", New: newGhLeaf},
 		},
 	}
 }

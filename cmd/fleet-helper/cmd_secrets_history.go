@@ -183,10 +183,10 @@ func whenText(c state.Change) string {
 func changeText(c state.Change) string {
 	var list []string
 	switch {
+	case c.Removed:
+		return "removed"
 	case c.OldGen == "" && c.Gen != "":
 		list = append(list, "made")
-	case c.Gen == "" && c.OldGen != "":
-		return "removed"
 	case c.Gen != c.OldGen:
 		list = append(list, "new value")
 	}
@@ -203,8 +203,11 @@ func changeText(c state.Change) string {
 			list = append(list, "expires "+c.ExpiresAt.Format(time.DateOnly))
 		}
 	}
+	if len(c.OwnersRewrapped) > 0 {
+		list = append(list, "encrypted anew for "+strings.Join(c.OwnersRewrapped, ", "))
+	}
 	if len(list) == 0 {
-		return "encrypted anew, or its metadata"
+		return "metadata"
 	}
 	return strings.Join(list, "; ")
 }

@@ -87,7 +87,7 @@ func (v *vault) scanKeys(ctx context.Context, hosts []string) ([]scanRow, error)
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		if rows[i].Key == "" || rows[i].State != "" {
+		if rows[i].Key == "" {
 			continue
 		}
 		if err := v.judgeShown(ctx, &rows[i]); err != nil {
@@ -123,19 +123,22 @@ func (v *vault) shownKey(ctx context.Context, host string) scanRow {
 	return row
 }
 
-// judgeShown decides on a key that nothing contradicts: it is the pinned one, or none is pinned.
+// judgeShown decides on a key: whether another host has it, and, where nothing contradicts it, whether it is accepted.
 func (v *vault) judgeShown(ctx context.Context, row *scanRow) error {
-	pinned := slices.ContainsFunc(v.pinsOf(row.Host), func(pin string) bool { return samePublicKey(pin, row.Key) })
-	if !pinned && len(v.pinsOf(row.Host)) > 0 {
-		row.fail(scanChanged, cli.WithHint(errors.New("other keys are pinned for it"), ""))
-		return nil
-	}
 	other, err := v.otherOwner(row.Host, row.Key)
 	if err != nil {
 		return err
 	}
 	if other != "" {
 		row.fail(scanShared, &hostkeys.SharedKeyError{Host: row.Host, Other: other, Fingerprint: row.Fingerprint})
+		return nil
+	}
+	if row.State != "" {
+		return nil
+	}
+	pinned := slices.ContainsFunc(v.pinsOf(row.Host), func(pin string) bool { return samePublicKey(pin, row.Key) })
+	if !pinned && len(v.pinsOf(row.Host)) > 0 {
+		row.fail(scanChanged, cli.WithHint(errors.New("other keys are pinned for it"), ""))
 		return nil
 	}
 	candidate := trust.Candidate{Host: row.Host, Key: row.Key, Address: v.op.plan.Hosts[row.Host].Deploy.Address}

@@ -347,6 +347,9 @@ func writeSecretsReport(w io.Writer, g *globals, r *secretsgen.Report) error {
 		if one.Error != "" {
 			failed++
 			fmt.Fprintf(&b, "\n%s: %s\n", one.ID, strings.TrimSpace(text.Clean(one.Error)))
+			if one.Hint != "" {
+				fmt.Fprintf(&b, "  hint: %s\n", text.Line(g.spell(one.Hint)))
+			}
 		}
 		switch {
 		case one.Done:
@@ -354,7 +357,7 @@ func writeSecretsReport(w io.Writer, g *globals, r *secretsgen.Report) error {
 		case one.NeedsHuman != "" && one.Error == "":
 			waiting++
 		}
-		if one.Error != "" || one.NeedsHuman != "" {
+		if one.NeedsHuman != "" && one.Error == "" {
 			commands = append(commands, g.remedies(one.Hint, one.NeedsHuman)...)
 		}
 	}
@@ -371,7 +374,7 @@ func writeSecretsReport(w io.Writer, g *globals, r *secretsgen.Report) error {
 func outcomeWhy(o secretsgen.Outcome) string {
 	switch {
 	case o.Error != "":
-		return firstLine(o.Error)
+		return "see below"
 	case o.NeedsHuman != "":
 		return withoutName(o.ID.String(), firstLine(o.NeedsHuman))
 	case len(o.Pending) > 0 && !o.Done:

@@ -2,7 +2,9 @@ package main
 
 import (
 	"flag"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,9 +17,10 @@ import (
 	"fleet/cmd/fleet-helper/internal/cli"
 )
 
-// TestMain lets the scripts run the real main, as the program "fleet".
+// TestMain lets the scripts run the real main, under all names that it has.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"fleet": func() { os.Exit(realMain()) }})
+	run := func() { os.Exit(realMain()) }
+	testscript.Main(m, map[string]func(){"fleet": run, "gh": run, "encrypt": run})
 }
 
 var update = flag.Bool("update", false, "write what is generated, and the scripts' expected output")
@@ -28,9 +31,14 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("XDG_STATE_HOME", filepath.Join(env.WorkDir, ".state"))
 			env.Setenv("NO_COLOR", "1")
+			for _, who := range []string{"AUTHOR", "COMMITTER"} {
+				env.Setenv("GIT_"+who+"_NAME", "operator")
+				env.Setenv("GIT_"+who+"_EMAIL", "operator@example.org")
+			}
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
+		Cmds:      map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "lockflake": lockFlake},
+		Condition: installed,
 	})
 }
 
@@ -45,6 +53,42 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if code != args[0] {
 		ts.Fatalf("exit code %s, want %s", code, args[0])
+	}
+}
+
+// installed is the condition [installed:PROGRAM]. Where everything is expected to be there it is always true, so that nothing is skipped.
+func installed(condition string) (bool, error) {
+	program, ok := strings.CutPrefix(condition, "installed:")
+	if !ok {
+		return false, fmt.Errorf("unknown condition %q", condition)
+	}
+	_, err := exec.LookPath(program)
+	return err == nil || os.Getenv("FLEET_REQUIRE_ALL") == "1", nil
+}
+
+// lockFlake locks a flake to this repository and the stand-ins, as checks/offline/README.md says: lockflake DIR.
+func lockFlake(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: lockflake DIR")
+	}
+	repository := filepath.Join(filepath.Dir(ts.MkAbs(".")), "repository-"+filepath.Base(ts.MkAbs(".")))
+	copyRepository(ts, repository)
+	standins := filepath.Join(repository, "checks", "offline")
+	ts.Check(ts.Exec("nix", "--extra-experimental-features", "nix-command flakes", "flake", "lock", "path:"+ts.MkAbs(args[0]),
+		"--override-input", "fleet", "path:"+repository, "--override-input", "nixpkgs", "path:"+filepath.Join(standins, "nixpkgs"),
+		"--override-input", "flake-parts", "path:"+filepath.Join(standins, "flake-parts")))
+}
+
+// copyRepository copies the parts of the repository that its flake reads.
+func copyRepository(ts *testscript.TestScript, to string) {
+	from := filepath.Join("..", "..")
+	for _, name := range []string{"flakeModule", filepath.Join("checks", "offline"), "closure", "cmd", "evaluator", "push", "secretsgen"} {
+		ts.Check(os.CopyFS(filepath.Join(to, name), os.DirFS(filepath.Join(from, name))))
+	}
+	for _, name := range []string{"flake.nix", "flake.lock", "go.mod", "go.sum", "VERSION"} {
+		data, err := os.ReadFile(filepath.Join(from, name))
+		ts.Check(err)
+		ts.Check(os.WriteFile(filepath.Join(to, name), data, 0o644))
 	}
 }
 

@@ -37,7 +37,7 @@ Results go to standard output, everything else to standard error. Passwords are 
 		Flags: g.addFlags,
 		Sub: []*cli.Command{
 			newDeploy(g), newSecrets(g), newStatus(g), newHosts(g), newPlan(g), newAttach(g), newVersion(),
-			newAgent(g), newActivate(g), newJsonnetEval(), newGenerateStep(), newGh(), newEncrypt(), newEditValue(),
+			newAgent(g), newActivate(g), newJsonnetEval(), newGenerateStep(), newSecretsInstall(), newSecretsCheck(), newGh(), newEncrypt(), newEditValue(),
 		},
 	}
 }

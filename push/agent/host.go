@@ -70,7 +70,10 @@ func NewHost() (*Host, error) {
 		EFIVars: "/sys/firmware/efi/efivars", BootID: "/proc/sys/kernel/random/boot_id",
 		Identities: []string{"/etc/ssh/ssh_host_ed25519_key", "/etc/ssh/ssh_host_rsa_key"},
 		RunStep:    step.Run,
-		Home:       homeOf(os.Geteuid()), UID: os.Geteuid(), Runner: run.RunnerFunc(run.Run), Units: NewProcesses(),
+		CheckSecrets: func(ctx context.Context, m *install.Manifest) (install.Report, error) {
+			return install.Check(ctx, m, install.Options{})
+		},
+		Home: homeOf(os.Geteuid()), UID: os.Geteuid(), Runner: run.RunnerFunc(run.Run), Units: NewProcesses(),
 	}
 	h.OpenStore = func(ctx context.Context) (*daemon.Conn, error) { return daemon.Open(ctx, daemon.Options{}) }
 	if _, err := os.Stat("/run/systemd/system"); err == nil && h.UID == 0 {

@@ -150,7 +150,8 @@ func (s *session) secretsPreflight(ctx context.Context, req proto.SecretsPreflig
 			return install.Report{}, err
 		}
 		for _, f := range failed {
-			if !slices.Contains(report.Failed, f) {
+			known := func(other install.Failure) bool { return other.ID == f.ID && other.Template == f.Template }
+			if !slices.ContainsFunc(report.Failed, known) {
 				report.Failed = append(report.Failed, f)
 			}
 		}

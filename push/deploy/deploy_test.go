@@ -26,10 +26,10 @@ func TestEveryActionDoesWhatItSaysAndNoMore(t *testing.T) {
 	}{
 		{ActionBuild, OutcomeBuilt, []string{"a evaluate", "a build"}},
 		{ActionPush, OutcomePushed, []string{"a connect", "a evaluate", "a build", "a push"}},
-		{ActionDryActivate, OutcomeDryActivated, []string{"a connect", "a evaluate", "a build", "a push", "a refresh", "a begin", "a attach"}},
-		{ActionTest, OutcomeTested, []string{"a connect", "a evaluate", "a build", "a push", "a refresh", "a begin", "a attach"}},
-		{ActionBoot, OutcomeStaged, []string{"a connect", "a evaluate", "a build", "a push", "a refresh", "a begin", "a attach"}},
-		{ActionSwitch, OutcomeSwitched, []string{"a connect", "a evaluate", "a build", "a push", "a refresh", "a begin", "a attach"}},
+		{ActionDryActivate, OutcomeDryActivated, []string{"a connect", "a evaluate", "a build", "a push", "a preflight", "a refresh", "a begin", "a attach"}},
+		{ActionTest, OutcomeTested, []string{"a connect", "a evaluate", "a build", "a push", "a preflight", "a refresh", "a begin", "a attach"}},
+		{ActionBoot, OutcomeStaged, []string{"a connect", "a evaluate", "a build", "a push", "a preflight", "a refresh", "a begin", "a attach"}},
+		{ActionSwitch, OutcomeSwitched, []string{"a connect", "a evaluate", "a build", "a push", "a preflight", "a refresh", "a begin", "a attach"}},
 	} {
 		t.Run(string(test.action), func(t *testing.T) {
 			w := newWorld("a")

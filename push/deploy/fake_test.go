@@ -15,6 +15,7 @@ import (
 	"fleet/evaluator/plan"
 	"fleet/push"
 	"fleet/push/proto"
+	"fleet/push/transport"
 )
 
 // world is a fleet in memory: what the pipeline's two interfaces can see of one. It stands in for Nix and for hosts, never for the pipeline.
@@ -32,6 +33,11 @@ type world struct {
 	evalErr    map[string]error
 	buildErr   map[string]error
 	recordsErr error
+	// missing and public say what a host misses in a snapshot, by the snapshot's reference.
+	missing map[string]map[string][]string
+	public  map[string]map[string][]evaluator.PublicRef
+	// answer is what hosts say to requests about secrets.
+	answer func(host string, request push.SecretsRequest) error
 	// hook is called before something is done, outside of the lock; an error fails it.
 	hook func(ctx context.Context, host, what string) error
 }
@@ -98,7 +104,7 @@ func (w *world) Helper(context.Context, evaluator.Snapshot, *plan.Plan, string) 
 	return storepath.Parse("/nix/store/" + zeros + "-fleet-helper")
 }
 
-func (w *world) Records(ctx context.Context, _ evaluator.Snapshot, _ *plan.Plan, hosts []string, each func(evaluator.RecordResult)) error {
+func (w *world) Records(ctx context.Context, snapshot evaluator.Snapshot, _ *plan.Plan, hosts []string, each func(evaluator.RecordResult)) error {
 	w.mu.Lock()
 	w.batches = append(w.batches, hosts)
 	w.mu.Unlock()
@@ -112,6 +118,15 @@ func (w *world) Records(ctx context.Context, _ evaluator.Snapshot, _ *plan.Plan,
 		}
 		if err := w.evalErr[name]; err != nil {
 			each(evaluator.RecordResult{Host: name, Err: err})
+			continue
+		}
+		record := plan.Record{Specs: &plan.Specs{Missing: w.missing[snapshot.Ref][name]}}
+		if len(record.Specs.Missing) > 0 {
+			each(evaluator.RecordResult{Host: name, Record: record})
+			continue
+		}
+		if refs := w.public[snapshot.Ref][name]; len(refs) > 0 {
+			each(evaluator.RecordResult{Host: name, Record: record, Err: &evaluator.MissingPublicError{Host: name, Refs: refs, Err: &evaluator.EvalError{Host: name}}})
 			continue
 		}
 		top := toplevel(name, 2)
@@ -152,6 +167,11 @@ func (w *world) Connect(ctx context.Context, spec push.HostSpec) (Session, error
 	return &fakeSession{w: w, name: name, host: w.hosts[name]}, nil
 }
 
+func (w *world) HostKey(ctx context.Context, spec push.HostSpec) (string, transport.Provenance, error) {
+	name := spec.Target.Host
+	return "ssh-ed25519 " + name, transport.ProvenancePinned, w.do(ctx, name, "handshake")
+}
+
 type fakeSession struct {
 	w     *world
 	name  string
@@ -163,6 +183,17 @@ func (s *fakeSession) Info() proto.HostInfo {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
 	return s.host.info
+}
+
+func (s *fakeSession) HostKey() (string, transport.Provenance) {
+	return "ssh-ed25519 session-" + s.name + " comment", transport.ProvenancePinned
+}
+
+func (s *fakeSession) Secrets(ctx context.Context, r push.SecretsRequest) error {
+	if err := s.w.do(ctx, s.name, strings.TrimPrefix(r.Method, "secrets.")); err != nil || s.w.answer == nil {
+		return err
+	}
+	return s.w.answer(s.name, r)
 }
 
 func (s *fakeSession) Refresh(ctx context.Context) (proto.HostInfo, error) {

@@ -206,7 +206,7 @@ const maxFailures = 64
 func cleanFailures(failed []install.Failure) []install.Failure {
 	var clean []install.Failure
 	for _, f := range failed[:min(len(failed), maxFailures)] {
-		f.Template, f.Reason = push.CleanText(f.Template), push.CleanText(f.Reason)
+		f.Template, f.Reason, f.Hint = push.CleanText(f.Template), push.CleanText(f.Reason), push.CleanText(f.Hint)
 		clean = append(clean, f)
 	}
 	if more := len(failed) - len(clean); more > 0 {

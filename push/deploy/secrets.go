@@ -120,11 +120,7 @@ type PreflightError struct {
 func (e *PreflightError) Error() string {
 	var parts []string
 	for _, f := range e.Failed {
-		what := f.ID.String()
-		if f.Template != "" {
-			what = "template " + f.Template
-		}
-		parts = append(parts, what+": "+f.Reason)
+		parts = append(parts, f.What()+": "+f.Reason)
 	}
 	return fmt.Sprintf("check secrets on %q: it could not install them: %s", e.Host, strings.Join(parts, "; "))
 }

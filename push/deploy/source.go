@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
-	"time"
 
 	"fleet/evaluator"
 	"fleet/evaluator/plan"
@@ -134,8 +134,7 @@ type EngineSecrets struct {
 	}
 	Source *Source
 	// Dir is the folder of the flake.
-	Dir      string
-	Reporter Reporter
+	Dir string
 
 	mu      sync.Mutex
 	written Uncommitted
@@ -150,15 +149,15 @@ func (s *EngineSecrets) Ensure(ctx context.Context, needs []Need) (evaluator.Sna
 		return evaluator.Snapshot{}, err
 	}
 	report, err := s.Engine.EnsureMissing(ctx, hosts, specs, extra)
+	if report != nil && len(report.Written) > 0 {
+		// Also where it was cancelled.
+		s.mu.Lock()
+		s.written.Add(s.Dir, report.Written...)
+		s.mu.Unlock()
+	}
 	if err != nil {
 		return evaluator.Snapshot{}, err
 	}
-	s.mu.Lock()
-	if len(report.Written) > 0 {
-		s.written.Add(s.Dir, report.Written...)
-	}
-	s.mu.Unlock()
-	s.tell(report)
 	snapshot, err := s.Source.Renew(ctx)
 	if err != nil {
 		return evaluator.Snapshot{}, err
@@ -194,18 +193,6 @@ func split(needs []Need) (hosts []string, specs map[string]plan.Specs, extra []s
 	return hosts, specs, extra, nil
 }
 
-// tell names what was made, also for hosts that are not deployed.
-func (s *EngineSecrets) tell(report *secretsgen.Report) {
-	if s.Reporter == nil {
-		return
-	}
-	for _, one := range report.Secrets {
-		if one.Done {
-			s.Reporter.Emit(plan.Event{Time: time.Now(), Step: plan.StepSecrets, Kind: plan.EventLog, Message: one.ID.String() + ": " + one.Why})
-		}
-	}
-}
-
 // failures are why secrets were not made, by id.
 func failures(report *secretsgen.Report) map[string]error {
 	failed := map[string]error{}
@@ -216,7 +203,7 @@ func failures(report *secretsgen.Report) map[string]error {
 		case one.NeedsHuman != "":
 			failed[one.ID.String()] = hinted{errors.New(one.NeedsHuman), one.Hint}
 		case len(one.Pending) > 0:
-			failed[one.ID.String()] = fmt.Errorf("no key is pinned for %v", one.Pending)
+			failed[one.ID.String()] = fmt.Errorf("no key is pinned for %s", strings.Join(one.Pending, ", "))
 		}
 	}
 	return failed

@@ -83,8 +83,10 @@ func (c *one) judge(host string, owner secret.Owner) copied {
 }
 
 func (c *one) rule(r Rule, format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
 	c.d.Rules = append(c.d.Rules, r)
-	c.why = append(c.why, fmt.Sprintf(format, args...))
+	c.d.Reasons = append(c.d.Reasons, Reason{r, text})
+	c.why = append(c.why, text)
 }
 
 func (c *one) notice(format string, args ...any) {

@@ -91,8 +91,16 @@ type Decision struct {
 	Waits []string
 	// Notices are sentences that a person should read, where nothing is done.
 	Notices []string
+	// Reasons say for each rule why it applies, in the order in which they were found.
+	Reasons []Reason
 	// Why is the decision on one line.
 	Why string
+}
+
+// Reason is why a rule applies, in words such as "it expired on 2026-11-01 12:00:00 UTC".
+type Reason struct {
+	Rule Rule
+	Text string
 }
 
 // Changes says whether anything would be written.

@@ -24,11 +24,14 @@ const childVariable = "FLEET_TEST_INSTALL"
 type childTask struct {
 	Manifest string
 	Options  Options
-	// Steps has it say every step on standard output and wait until it is told to go on, or killed.
-	Steps bool
+	// Steps is "each" to say every step on standard output and wait there until it is told to go on, or killed; "first" to say the first one.
+	Steps string
 }
 
 func TestMain(m *testing.M) {
+	if superviseLab() {
+		return
+	}
 	if task := os.Getenv(childVariable); task != "" {
 		os.Exit(childMain(task))
 	}
@@ -48,9 +51,13 @@ func childMain(text string) int {
 	}
 	in := bufio.NewReader(os.Stdin)
 	task.Options.observe = func(step string) {
-		if task.Steps {
+		switch task.Steps {
+		case "each":
 			fmt.Println(step)
 			_, _ = in.ReadByte()
+		case "first":
+			fmt.Println(step)
+			task.Steps = ""
 		}
 	}
 	report, err := Install(background(), m, task.Options)
@@ -65,7 +72,7 @@ func childMain(text string) int {
 }
 
 // child prepares an installer in a process of its own.
-func (b *bench) child(m *Manifest, steps bool) *exec.Cmd {
+func (b *bench) child(m *Manifest, steps string) *exec.Cmd {
 	b.t.Helper()
 	data, err := json.Marshal(m)
 	b.must(err)
@@ -80,7 +87,7 @@ func (b *bench) childOf(task childTask) *exec.Cmd {
 	text, err := json.Marshal(struct {
 		Manifest string
 		Options  map[string]any
-		Steps    bool
+		Steps    string
 	}{task.Manifest, map[string]any{"Root": task.Options.Root, "Links": task.Options.Links, "Accounts": task.Options.Accounts, "Phase": task.Options.Phase, "Mount": task.Options.Mount}, task.Steps})
 	b.must(err)
 	cmd := b.self()
@@ -226,7 +233,7 @@ func TestAnInstallerThatIsKilledAfterAnyStepLeavesOldOrNew(t *testing.T) {
 // killAfter runs an installer and kills it after its nth step; false where it had fewer.
 func (b *bench) killAfter(m *Manifest, n int) (step string, more bool) {
 	b.t.Helper()
-	cmd := b.child(m, true)
+	cmd := b.child(m, "each")
 	in, err := cmd.StdinPipe()
 	b.must(err)
 	out, err := cmd.StdoutPipe()
@@ -245,26 +252,16 @@ func (b *bench) killAfter(m *Manifest, n int) (step string, more bool) {
 	return step, false
 }
 
-// TestAnInstallerThatIsKilledAtAnyMomentLeavesOldOrNew kills a real process at random moments.
+// TestAnInstallerThatIsKilledAtAnyMomentLeavesOldOrNew kills a real process at random moments of its writing.
 func TestAnInstallerThatIsKilledAtAnyMomentLeavesOldOrNew(t *testing.T) {
 	requireRoot(t)
 	b := newBench(t)
 	s := b.states()
 	b.complete(s, 0)
-	began := time.Now()
-	cmd := b.child(s.manifests[1], false)
-	b.must(cmd.Run())
-	usual := time.Since(began)
+	usual, _ := b.killAround(s.manifests[1], time.Minute)
 	killed, to := 0, 0
 	for range 60 {
-		cmd := b.child(s.manifests[to], false)
-		b.must(cmd.Start())
-		time.Sleep(time.Duration(rand.Int64N(int64(usual) * 5 / 4)))
-		_ = cmd.Process.Kill()
-		if err := cmd.Wait(); err != nil {
-			if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
-				t.Fatal(err)
-			}
+		if _, dead := b.killAround(s.manifests[to], rand.N(usual)); dead {
 			killed++
 		}
 		b.oldOrNew(s, "a random moment")
@@ -274,5 +271,28 @@ func TestAnInstallerThatIsKilledAtAnyMomentLeavesOldOrNew(t *testing.T) {
 		to = 1 - to
 	}
 	b.complete(s, to)
-	t.Logf("killed %d of 60, which take %s", killed, usual.Round(time.Millisecond))
+	if killed < 5 {
+		t.Errorf("only %d of 60 were killed", killed)
+	}
+	t.Logf("killed %d of 60, which write for %s", killed, usual)
+}
+
+// killAround kills an installer some time after it has begun to write; it says how long that took, and whether it was still there.
+func (b *bench) killAround(m *Manifest, after time.Duration) (took time.Duration, dead bool) {
+	b.t.Helper()
+	cmd := b.child(m, "first")
+	out, err := cmd.StdoutPipe()
+	b.must(err)
+	b.must(cmd.Start())
+	if !bufio.NewScanner(out).Scan() {
+		b.t.Fatal("the installer did not begin")
+	}
+	began := time.Now()
+	kill := time.AfterFunc(after, func() { _ = cmd.Process.Kill() })
+	defer kill.Stop()
+	err = cmd.Wait()
+	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); err != nil && (!ok || status.Signal() != syscall.SIGKILL) {
+		b.t.Fatal(err)
+	}
+	return time.Since(began), err != nil
 }

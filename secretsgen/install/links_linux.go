@@ -23,8 +23,11 @@ const (
 // links makes and removes what leads into the generation in use. One that fails is a failure of its secret or template, and takes no
 // other along.
 func (in *installer) links(root *os.Root, earlier []record, now record) error {
-	err := errors.Join(in.linkRendered(root, now), in.linkCredentials(root))
+	err := in.linkRendered(root, now)
+	in.opt.observe("linked rendered templates")
+	err = errors.Join(err, in.linkCredentials(root))
 	in.linkTemplates(earlier, now)
+	in.opt.observe("linked templates")
 	return err
 }
 
@@ -61,6 +64,7 @@ func (in *installer) linkCredentials(root *os.Root) error {
 		if failed != nil {
 			in.failCredential(name, failed)
 		}
+		in.opt.observe("linked credential " + name)
 	}
 	if err != nil {
 		return nil // every credential has said so, or there are none

@@ -24,15 +24,26 @@ func mountMemory(folder string, generation uint64) error {
 	if mounted {
 		return growMemory(folder, size)
 	}
-	const flags = unix.MS_NODEV | unix.MS_NOSUID | unix.MS_NOEXEC
-	err = unix.Mount("fleet-secrets", folder, "tmpfs", flags, fmt.Sprintf("noswap,mode=0%o,size=%d", folderMode, size))
-	if errors.Is(err, unix.EINVAL) { // noswap is unknown before Linux 6.4
-		err = unix.Mount("fleet-secrets", folder, "ramfs", flags, fmt.Sprintf("mode=0%o", folderMode))
-	}
+	// noswap is unknown before Linux 6.4; what is in a ramfs is never swapped either, but nothing bounds it.
+	err = mountFirst(folder, [][2]string{
+		{"tmpfs", fmt.Sprintf("noswap,mode=0%o,size=%d", folderMode, size)},
+		{"ramfs", fmt.Sprintf("mode=0%o", folderMode)},
+	})
 	if err != nil {
 		return fmt.Errorf("mount a file system in memory on %q: %w", folder, err)
 	}
 	return nil
+}
+
+// mountFirst mounts the first of some types, each with its options, that the kernel knows.
+func mountFirst(folder string, types [][2]string) (err error) {
+	for _, t := range types {
+		err = unix.Mount("fleet-secrets", folder, t[0], unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC, t[1])
+		if !errors.Is(err, unix.EINVAL) {
+			return err
+		}
+	}
+	return err
 }
 
 // isMount says whether a file system in memory is mounted on a folder; another one is an error.

@@ -107,6 +107,23 @@ func TestGenerationsAreInMemoryThatIsNeverSwapped(t *testing.T) {
 	}
 }
 
+func TestAKernelThatDoesNotKnowNoswapGetsARamfs(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	b := newBench(t)
+	t.Cleanup(func() { _ = unix.Unmount(b.path("run"), unix.MNT_DETACH) })
+	b.must(mountFirst(b.path("run"), [][2]string{{"tmpfs", "no-such-option"}, {"ramfs", "mode=0751"}}))
+	if mounts := b.mounts(b.path("run")); len(mounts) != 1 || !strings.HasPrefix(mounts[0], "ramfs") || !strings.Contains(mounts[0], "noexec") {
+		t.Error(mounts)
+	}
+	b.m.Secrets = []Secret{b.secret("db", "hunter2")}
+	b.good()
+	if err := mountFirst(b.path("absent"), [][2]string{{"tmpfs", ""}, {"ramfs", ""}}); !errors.Is(err, unix.ENOENT) {
+		t.Error(err)
+	}
+}
+
 func TestWhatIsMountedAlreadyIsUsedWhereItIsInMemory(t *testing.T) {
 	if !inNamespace(t) {
 		return

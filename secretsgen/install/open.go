@@ -17,15 +17,29 @@ import (
 	"fleet/secretsgen/secret"
 )
 
-// keys are the host's private keys, or why there are none.
+// keys are the host's private keys.
 type keys struct {
 	identities []age.Identity
-	err        error
+	// found says which they are, and from which file.
+	found []string
+	// failed are the files that none could be read from.
+	failed seal.NoKeyError
 }
 
 func (m *Manifest) loadKeys() keys {
-	identities, err := seal.LoadIdentities(m.Identities...)
-	return keys{identities, err}
+	var k keys
+	for _, file := range m.Identities {
+		identities, err := seal.LoadIdentities(file)
+		var failed *seal.NoKeyError
+		if errors.As(err, &failed) {
+			k.failed.Files = append(k.failed.Files, failed.Files...)
+			k.failed.Reasons = append(k.failed.Reasons, failed.Reasons...)
+			continue
+		}
+		k.identities = append(k.identities, identities...)
+		k.found = append(k.found, fmt.Sprintf("%s from %q", strings.Join(seal.Fingerprints(identities), " "), file))
+	}
+	return k
 }
 
 // opened is a secret that was decrypted and verified, or why it could not be.
@@ -89,12 +103,12 @@ func (p Part) open(c seal.Context, m *Manifest, k keys) (secret.Plain, error) {
 	switch {
 	case !p.Encrypted:
 		return p.openPublic(c)
-	case k.err != nil:
-		return secret.Plain{}, fmt.Errorf("open %s: %w", c, k.err)
+	case len(k.identities) == 0:
+		return secret.Plain{}, fmt.Errorf("open %s: %w", c, &k.failed)
 	}
 	opened, err := seal.Open(p.Armor, c, p.Commit, k.identities...)
 	if errors.Is(err, seal.ErrNotForUs) {
-		return secret.Plain{}, &otherKeyError{err, m.Host, m.Identities, seal.Fingerprints(k.identities)}
+		return secret.Plain{}, &otherKeyError{err, m.Host, k}
 	}
 	return opened.Value, err
 }
@@ -121,19 +135,22 @@ func (p Part) openPublic(c seal.Context) (secret.Plain, error) {
 
 // otherKeyError says which keys a host has, where a file is for none of them.
 type otherKeyError struct {
-	err          error
-	host         string
-	files        []string
-	fingerprints []string
+	err  error
+	host string
+	keys keys
 }
 
 func (e *otherKeyError) Error() string {
-	return fmt.Sprintf("%s than this host's, %s (from %s)", e.err, strings.Join(e.fingerprints, " and "), strings.Join(e.files, ", "))
+	text := fmt.Sprintf("%s than this host's, %s", e.err, strings.Join(e.keys.found, " and "))
+	if len(e.keys.failed.Reasons) > 0 {
+		text += "; " + e.keys.failed.Detail()
+	}
+	return text
 }
 
 func (e *otherKeyError) Unwrap() error { return e.err }
 
 // Hint says how the two come together.
 func (e *otherKeyError) Hint() string {
-	return fmt.Sprintf("if the host has a new key: fleet secrets host-key scan %s, and fleet secrets sync; fleet secrets status says what must be entered again", e.host)
+	return fmt.Sprintf("put the host's key back; if it has a new one: fleet secrets host-key scan %s, and fleet secrets sync; fleet secrets status says what must be entered again", e.host)
 }

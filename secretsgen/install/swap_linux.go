@@ -117,6 +117,7 @@ func (p *place) swapLink(target string) error {
 	if err := p.root.Symlink(target, fresh); err != nil {
 		return err
 	}
+	p.opt.observe("made the link")
 	info, err := p.root.Lstat(p.name)
 	if err == nil && info.IsDir() {
 		return p.replaceFolder(fresh)

@@ -49,7 +49,10 @@ type NoKeyError struct {
 	Reasons []error
 }
 
-func (e *NoKeyError) Error() string {
+func (e *NoKeyError) Error() string { return "this host has no key to decrypt with: " + e.Detail() }
+
+// Detail says what is wrong with each file.
+func (e *NoKeyError) Detail() string {
 	reasons := make([]string, len(e.Reasons))
 	for i, err := range e.Reasons {
 		reasons[i] = fmt.Sprintf("%q: %s", e.Files[i], err)
@@ -60,7 +63,7 @@ func (e *NoKeyError) Error() string {
 	if len(reasons) == 0 {
 		reasons = []string{"no file is named"}
 	}
-	return "this host has no key to decrypt with: " + strings.Join(reasons, "; ")
+	return strings.Join(reasons, "; ")
 }
 
 // Unwrap returns the reasons.

@@ -117,11 +117,17 @@ func (p *parser) fail(file, owner string, err error) {
 	p.errs = append(p.errs, &BrokenError{ID: p.entry.ID, Path: path.Join(p.folder, file), Owner: owner, Err: err})
 }
 
-// parse reads the files of a secret. What is wrong is in the entry's Err.
-func parse(fleet, folder string, id secret.ID, files content) *Entry {
+// parse reads the files of a secret. What is wrong is in the entry's Err; unread are files that could not even be read, with paths in the folder.
+func parse(fleet, folder string, id secret.ID, files content, unread ...*BrokenError) *Entry {
 	p := &parser{fleet: fleet, folder: folder, entry: &Entry{ID: id, Owners: map[string]secret.Owner{}, Public: map[string][]byte{}}}
+	failed := map[string]bool{}
+	for _, broken := range unread {
+		failed[broken.Path] = true
+		p.fail(broken.Path, broken.Owner, broken.Err)
+	}
 	meta, err := secret.DecodeMeta(files[metaFile])
 	switch {
+	case failed[metaFile]:
 	case files[metaFile] == nil:
 		p.fail(metaFile, "", errors.New("it is missing"))
 	case err != nil:
@@ -134,8 +140,9 @@ func parse(fleet, folder string, id secret.ID, files content) *Entry {
 		}
 	}
 	for _, part := range slices.Sorted(maps.Keys(meta.Parts)) {
-		if _, ok := files[path.Join(publicFolder, part)]; !ok && !meta.Parts[part].Encrypted {
-			p.fail(path.Join(publicFolder, part), "", errors.New("it is missing"))
+		file := path.Join(publicFolder, part)
+		if _, ok := files[file]; !ok && !failed[file] && !meta.Parts[part].Encrypted {
+			p.fail(file, "", errors.New("it is missing"))
 		}
 	}
 	p.entry.Err = joined(p.errs)

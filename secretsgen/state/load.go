@@ -70,12 +70,7 @@ func (s *Store) openRoot() (*os.Root, error) {
 		return nil, err
 	}
 	defer top.Close()
-	all, err := openFolder(top, Folder)
-	if err != nil {
-		return nil, err
-	}
-	defer all.Close()
-	return openFolder(all, s.fleet)
+	return openFolders(top, s.folder())
 }
 
 // openFolder opens a folder that is no link.
@@ -271,18 +266,5 @@ func (l *loader) entry(parent *os.Root, id secret.ID) *Entry {
 	case len(files) == 0 && len(errs) == 0:
 		return nil // git keeps no folders, so one without files is what a change of branches left
 	}
-	e := parse(l.fleet, folder, id, files)
-	for _, broken := range errs {
-		broken.ID, broken.Path = id, path.Join(folder, broken.Path)
-		e.Err = joined(append(unjoined(e.Err), broken))
-	}
-	return e
-}
-
-func unjoined(err error) []error {
-	var all []error
-	for _, fault := range faults(err) {
-		all = append(all, fault)
-	}
-	return all
+	return parse(l.fleet, folder, id, files, errs...)
 }

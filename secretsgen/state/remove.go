@@ -36,7 +36,7 @@ func (s *Store) remove(id secret.ID) (removed bool, err error) {
 	}
 	defer root.Close()
 	scope := path.Dir(secretPath(id))
-	parent, err := root.OpenRoot(scope)
+	parent, err := openFolders(root, scope)
 	if err != nil {
 		return false, ignoreMissing(err)
 	}

@@ -114,11 +114,14 @@ func clean(root *os.Root) error {
 		return err
 	}
 	for _, host := range hosts {
+		if !host.IsDir() {
+			continue
+		}
 		scopes = append(scopes, path.Join("secrets", hostFolder, host.Name()))
 	}
 	var errs error
 	for _, scope := range scopes {
-		parent, err := root.OpenRoot(scope)
+		parent, err := openFolders(root, scope)
 		if err != nil {
 			errs = errors.Join(errs, ignoreMissing(err))
 			continue

@@ -114,13 +114,24 @@ func (s *Store) replace(id secret.ID, files content) (changed bool, err error) {
 
 // makeFolders opens a folder below root, making what is missing; no link is followed. The caller closes what it gets.
 func makeFolders(root *os.Root, folder string) (*os.Root, error) {
+	return walk(root, folder, func(at *os.Root, name string) error {
+		if err := at.Mkdir(name, 0o755); !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		return nil
+	})
+}
+
+// openFolders opens a folder below root; no link is followed.
+func openFolders(root *os.Root, folder string) (*os.Root, error) {
+	return walk(root, folder, func(*os.Root, string) error { return nil })
+}
+
+func walk(root *os.Root, folder string, before func(at *os.Root, name string) error) (*os.Root, error) {
 	at := root
 	for name := range strings.SplitSeq(folder, "/") {
-		err := at.Mkdir(name, 0o755)
-		if errors.Is(err, fs.ErrExist) {
-			err = nil
-		}
 		var next *os.Root
+		err := before(at, name)
 		if err == nil {
 			next, err = openFolder(at, name)
 		}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -49,7 +50,7 @@ func (j *job) newPlace() (*place, error) {
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return nil, fmt.Errorf("mount /proc: %w", err)
 	}
-	root, err := mountPoint()
+	root, err := j.mountPoint()
 	if err != nil {
 		return nil, err
 	}
@@ -61,14 +62,19 @@ func (j *job) newPlace() (*place, error) {
 }
 
 // mountPoint is a folder that every machine has and that can be covered: what is mounted there belongs to nobody else in this namespace, and
-// no folder has to be made and removed outside of it.
-func mountPoint() (string, error) {
-	for _, dir := range [...]string{"/dev/shm", "/mnt", "/media"} {
-		if info, err := os.Lstat(dir); err == nil && info.IsDir() {
+// no folder has to be made and removed outside of it. What the generator needs must not lie below it.
+func (j *job) mountPoint() (string, error) {
+	needed := []string{j.Project, j.Request.Program}
+	if j.Request.Sandbox == SandboxNone {
+		needed = append(needed, j.as().Home)
+	}
+	for _, dir := range [...]string{"/dev/shm", "/mnt", "/media", "/srv"} {
+		info, err := os.Lstat(dir)
+		if err == nil && info.IsDir() && !slices.ContainsFunc(needed, func(path string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }) {
 			return dir, nil
 		}
 	}
-	return "", errors.New("there is neither /dev/shm nor /mnt to mount a file system on")
+	return "", errors.New("there is none of /dev/shm, /mnt, /media and /srv to mount a file system on")
 }
 
 // mountMemory mounts what is never swapped out. It says whether that has bounds.

@@ -210,3 +210,20 @@ func requireProgram(t testing.TB, names ...string) {
 		t.Skipf("%s is not installed", name)
 	}
 }
+
+// The folder that memory is mounted on hides what is below it, but nothing that a generator was given.
+func TestAProjectMayLieWhereThePrivateFolderWouldBe(t *testing.T) {
+	project, err := os.MkdirTemp("/dev/shm", "fleet-test-project-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(project)
+	overwrite(t, filepath.Join(project, "file"), "here")
+	for _, sandbox := range []string{step.SandboxStrict, step.SandboxNone} {
+		req, opt := request(t, newOwner(t), `cat $FLEET_PROJECT/file > $out/public`), options(t)
+		req.Sandbox, opt.Project = sandbox, project
+		if got := said(t, req, opt); got != "here" {
+			t.Errorf("%s: got %q", sandbox, got)
+		}
+	}
+}

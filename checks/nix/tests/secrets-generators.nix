@@ -597,7 +597,7 @@ in
         rest = [
           (x: x)
           nixpkgs.legacyPackages.${x86}.coreutils
-          lib
+          nixpkgs.legacyPackages.${x86}
           "three"
           ../fixtures/note.nix
         ];
@@ -608,6 +608,9 @@ in
         sans = [
           1
           "two"
+        ];
+        rest = [
+          "three"
           "<file ${builtins.hashFile "sha256" ../fixtures/note.nix}>"
         ];
       }

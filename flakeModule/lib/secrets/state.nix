@@ -30,6 +30,9 @@ let
       broken dir file "is empty" "Restore it from git, or delete the folder of its secret and make the secret anew: ${command} sync"
     else if isConflicted text then
       broken dir file "has git's conflict markers" "Take one side of it: ${command} resolve"
+    # What fromJSON says cannot be caught, and names no file.
+    else if !hasPrefix "{" text || !lib.hasSuffix "}\n" text then
+      broken dir file "is no JSON object, or was cut" "Restore it from git: git checkout -- fleet-state"
     else
       builtins.addErrorContext "while reading ${file}" (fromJSON text);
 

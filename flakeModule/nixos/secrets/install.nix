@@ -1,6 +1,7 @@
 # The manifest, and the units that install what is in it. secretsgen/install/manifest.go says what a manifest holds.
 {
   config,
+  fleetHelper,
   fleetSecrets,
   host,
   lib,
@@ -86,10 +87,7 @@ let
     }
   );
 
-  # The program for this host, from its own packages: it has to be in the closure, not on whoever deploys.
-  helper = import ../../package.nix { inherit lib pkgs; };
-
-  install = phase: "${helper}/bin/fleet-helper secrets-install --manifest ${manifest} --phase ${phase}";
+  install = phase: "${fleetHelper pkgs}/bin/fleet-helper secrets-install --manifest ${manifest} --phase ${phase}";
 
   unit = phase: {
     wantedBy = [ "sysinit.target" ];

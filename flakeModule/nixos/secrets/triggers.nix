@@ -1,5 +1,10 @@
 # Units that are restarted or reloaded when a value has changed. What changes with a value, and only with it, is its commitment.
-{ config, lib, ... }:
+{
+  config,
+  host,
+  lib,
+  ...
+}:
 let
   inherit (lib)
     attrValues
@@ -15,7 +20,6 @@ let
     timer = "timers";
     path = "paths";
     target = "targets";
-    mount = "mounts";
     slice = "slices";
   };
 
@@ -89,7 +93,20 @@ let
       triggersOf (restarted.${name} or [ ]) "restartTriggers"
       // triggersOf (reloaded.${name} or [ ]) "reloadTriggers"
     ) (restarted // reloaded);
+
+  # What is made from elsewhere (fstab, the kernel) has no triggers.
+  refused = lib.filter (unit: builtins.match ".*\\.(mount|automount|swap|device|scope)" unit != null) (
+    lib.unique (map (wish: wish.name) (restart ++ reload))
+  );
 in
 {
+  assertions = map (unit: {
+    assertion = false;
+    message = ''
+      The host ${host.name} is to restart or reload ${unit} when a secret changes, which is no unit that this can be said of.
+      Name a service, socket, timer, path, target or slice in restartUnits and reloadUnits.
+    '';
+  }) refused;
+
   systemd = lib.genAttrs (lib.attrValues kinds) units;
 }

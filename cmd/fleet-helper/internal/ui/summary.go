@@ -115,7 +115,11 @@ func writeFailure(b *strings.Builder, h deploy.HostReport, s style) {
 	if err == nil || h.Outcome == deploy.OutcomeDetached {
 		return
 	}
-	fmt.Fprintf(b, "\n%s\n", s.paint(bold, text.Line(h.Host)+": "+string(step)+" "+string(h.Outcome)))
+	what := string(step) + " " + string(h.Outcome)
+	if h.Outcome == deploy.OutcomeSecrets {
+		what = "secrets need action"
+	}
+	fmt.Fprintf(b, "\n%s\n", s.paint(bold, text.Line(h.Host)+": "+what))
 	for _, l := range strings.Split(strings.TrimSpace(text.Clean(err.Error())), "\n") {
 		fmt.Fprintf(b, "  %s\n", l)
 	}
@@ -152,6 +156,9 @@ func counts(r *deploy.Report) string {
 	parts := make([]string, len(order))
 	for i, o := range order {
 		parts[i] = fmt.Sprintf("%d %s", number[o], o)
+		if o == deploy.OutcomeSecrets {
+			parts[i] = fmt.Sprintf("%d without secrets", number[o])
+		}
 	}
 	if len(parts) == 0 {
 		return "no hosts"
