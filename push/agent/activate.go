@@ -78,7 +78,7 @@ func (s *session) checkBegin(ctx context.Context, req proto.BeginRequest) error 
 	default:
 		return proto.Errorf(proto.CodeUsage, "unknown action %.40q", req.Action)
 	}
-	if t := time.Duration(req.SwitchTimeoutSeconds) * time.Second; t < 0 || t > maxSwitchTimeout {
+	if t := switchTimeout(req); t < 0 || t > maxSwitchTimeout {
 		return proto.Errorf(proto.CodeUsage, "a switch timeout of %s is out of range", t)
 	}
 	if req.Owner == "" || len(req.Owner) > 200 || oneLine(req.Owner) != req.Owner {
@@ -137,10 +137,10 @@ func plainName(name string) bool {
 }
 
 func switchTimeout(req proto.BeginRequest) time.Duration {
-	if req.SwitchTimeoutSeconds == 0 {
+	if req.Guard == nil || req.Guard.SwitchSeconds == 0 {
 		return defaultSwitchTimeout
 	}
-	return time.Duration(req.SwitchTimeoutSeconds) * time.Second
+	return time.Duration(req.Guard.SwitchSeconds) * time.Second
 }
 
 func workerUnit(txn string) string { return "fleet-switch-" + txn + "-1.service" }

@@ -348,7 +348,7 @@ func TestASlowSwitchIsEnded(t *testing.T) {
 	a := newActivation(t)
 	one := toplevel(t, a.host, "one")
 	a.hook("test", "sleep 600")
-	st := a.do(proto.ActionSwitch, one, func(r *proto.BeginRequest) { r.SwitchTimeoutSeconds = 1 })
+	st := a.do(proto.ActionSwitch, one, func(r *proto.BeginRequest) { r.Guard = &proto.GuardPolicy{SwitchSeconds: 1} })
 	if st.State != proto.TxnFailed || !strings.Contains(st.Reason, "did not end within 1s") {
 		t.Errorf("%+v", st)
 	}

@@ -171,7 +171,7 @@ func TestBeginRefusesWhatCannotBeActivated(t *testing.T) {
 		"an owner of two lines":    {good, func(r *proto.BeginRequest) { r.Owner = "a\nb" }, proto.CodeUsage},
 		"no specialisation":        {good, func(r *proto.BeginRequest) { r.Specialisation = "red" }, proto.CodeNotFound},
 		"a specialisation outside": {good, func(r *proto.BeginRequest) { r.Specialisation = "../.." }, proto.CodeUsage},
-		"a negative timeout":       {good, func(r *proto.BeginRequest) { r.SwitchTimeoutSeconds = -1 }, proto.CodeUsage},
+		"a negative timeout":       {good, func(r *proto.BeginRequest) { r.Guard = &proto.GuardPolicy{SwitchSeconds: -1} }, proto.CodeUsage},
 	} {
 		t.Run(name, func(t *testing.T) {
 			change := tc.change

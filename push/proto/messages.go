@@ -32,7 +32,10 @@ const (
 	MethodBegin = "activation.begin"
 	// MethodAttach: [AttachRequest], data from the agent: JSON lines of [TxnEvent] → [TxnStatus].
 	MethodAttach = "activation.attach"
-	// MethodConfirm, MethodAbort: [TxnRequest] → [TxnStatus].
+	// MethodNonce: [TxnRequest] → [NonceResult], while the transaction waits for a confirmation, from an agent that is root.
+	MethodNonce = "activation.nonce"
+	// MethodConfirm: [TxnRequest] → [TxnStatus]: waits for the end of a transaction that confirms itself. MethodAbort: the same → the same: asks
+	// for the old system, and waits for it.
 	MethodConfirm = "activation.confirm"
 	MethodAbort   = "activation.abort"
 	// MethodStatus: [TxnRequest] (an empty txn means the newest) → [TxnStatus].
@@ -90,6 +93,10 @@ const (
 	CodeBuildFailed ErrorCode = "build-failed"
 	CodeCancelled   ErrorCode = "cancelled"
 	CodeForbidden   ErrorCode = "forbidden"
+	// CodePreflight: a check before the activation speaks against it; the data is a [PreflightData].
+	CodePreflight ErrorCode = "preflight"
+	// CodeTooLate: the transaction does not wait for this any more.
+	CodeTooLate ErrorCode = "too-late"
 )
 
 // HostInfo is what the agent sees of its host.
@@ -119,6 +126,8 @@ type HostInfo struct {
 	// Unfinished are the steps, "test" and "boot", in which the last activation that came to them has failed: the
 	// host is not as it should be, although it may run and boot what it should.
 	Unfinished []string `json:"unfinished,omitempty"`
+	// Open is the transaction that has not ended: it is under way, staged for the next boot, or still trying to go back. Nil where there is none.
+	Open *TxnStatus `json:"open,omitempty"`
 }
 
 // LockHolder names who holds a host's lock.
@@ -260,6 +269,7 @@ const (
 	ActionSwitch      Action = "switch"
 	ActionBoot        Action = "boot"
 	ActionTest        Action = "test"
+	ActionReboot      Action = "reboot"
 	ActionDryActivate Action = "dry-activate"
 )
 
@@ -271,8 +281,8 @@ type BeginRequest struct {
 	Specialisation string `json:"specialisation,omitempty"`
 	// Owner says who deploys, for people: user@machine.
 	Owner string `json:"owner"`
-	// SwitchTimeoutSeconds bounds switch-to-configuration; 0 means 15 minutes.
-	SwitchTimeoutSeconds int `json:"switchTimeoutSeconds,omitempty"`
+	// Guard is the guard's policy; nil means the default one.
+	Guard *GuardPolicy `json:"guard,omitempty"`
 }
 
 // BeginResult names the transaction that was opened; it holds the lock of the host.
@@ -295,19 +305,48 @@ type TxnRequest struct {
 // TxnState is where a transaction is.
 type TxnState string
 
-// The states of a plain activation; the guard adds its own.
+// The states, named as the phases of the guard. Those of the first group are the way to a new system, those of the second the way back, those
+// of the third the end.
 const (
-	TxnPrepared   TxnState = "prepared"
-	TxnSwitching  TxnState = "switching"
-	TxnCommitting TxnState = "committing"
+	TxnPrepared     TxnState = "prepared"
+	TxnSwitching    TxnState = "switching"
+	TxnJudging      TxnState = "judging"
+	TxnAwaitConfirm TxnState = "await-confirm"
+	TxnCommitting   TxnState = "committing"
+	TxnStaging      TxnState = "staging"
+	TxnRebooting    TxnState = "rebooting"
+
+	TxnRollingBack    TxnState = "rolling-back"
+	TxnRollbackReboot TxnState = "rollback-reboot"
+	TxnVerifying      TxnState = "verifying"
+	// TxnRollbackFailed: the old system does not stand yet. The guard tries again and again, which may take for ever.
+	TxnRollbackFailed TxnState = "rollback-failed"
+
 	// TxnCommitted: all that the action promises was done and verified.
 	TxnCommitted TxnState = "committed"
-	// TxnFailed: it was not; Status says what runs and what boots.
+	// TxnTested: the new system runs until the next boot.
+	TxnTested TxnState = "tested"
+	// TxnStaged: the next boot brings the new system, once, and decides. The transaction is open until then.
+	TxnStaged TxnState = "staged"
+	// TxnRolledBack: the old system runs and boots, and was verified.
+	TxnRolledBack TxnState = "rolled-back"
+	// TxnLeftAsIs: it failed, and was to be left as it is.
+	TxnLeftAsIs TxnState = "left-as-is"
+	// TxnFailed: it has not begun, or was run without a guard and failed; Status says what runs and what boots.
 	TxnFailed TxnState = "failed"
 )
 
-// Done says whether a transaction in state s has ended.
-func (s TxnState) Done() bool { return s == TxnCommitted || s == TxnFailed }
+// Done says whether nothing more happens in state s before the next boot.
+func (s TxnState) Done() bool {
+	switch s {
+	case TxnCommitted, TxnTested, TxnStaged, TxnRolledBack, TxnLeftAsIs, TxnFailed:
+		return true
+	}
+	return false
+}
+
+// Succeeded says whether a transaction in state s has done what it was to do.
+func (s TxnState) Succeeded() bool { return s == TxnCommitted || s == TxnTested || s == TxnStaged }
 
 // TxnEvent is one line of an attached transaction: a part of the log, a new state, or both.
 type TxnEvent struct {
@@ -326,7 +365,8 @@ type TxnStatus struct {
 	Specialisation string   `json:"specialisation,omitempty"`
 	Owner          string   `json:"owner"`
 	Since          string   `json:"since"`
-	// Step is the step that failed or is under way: "lock", "test", "profile", "boot", "verify", "dry-activate".
+	// Step is the step that failed or is under way: "lock", "test", "profile", "boot", "verify", "dry-activate",
+	// "preflight", "drain", "health", "confirm", "stage", "reboot", "rollback".
 	Step string `json:"step,omitempty"`
 	// ExitCode is switch-to-configuration's, where it ran to an end.
 	ExitCode int `json:"exitCode,omitempty"`
@@ -341,6 +381,16 @@ type TxnStatus struct {
 	Generation  int    `json:"generation,omitempty"`
 	// Lock is the other holder, where the transaction failed for the lock.
 	Lock *LockHolder `json:"lock,omitempty"`
+	// DeadlineSeconds is how long the state may still last, 0 where it has no end of its own.
+	DeadlineSeconds int `json:"deadlineSeconds,omitempty"`
+	// Booted says that the host has booted into the new system, and not been switched to it.
+	Booted bool `json:"booted,omitempty"`
+	// Trouble is the last thing that went wrong with the rollback itself.
+	Trouble string `json:"trouble,omitempty"`
+	// NeedsReboot says that the running kernel is not the one that the new system boots.
+	NeedsReboot bool `json:"needsReboot,omitempty"`
+	// Notices are what a person should know although nothing has failed: a rollback that cannot reboot, checks that were skipped.
+	Notices []string `json:"notices,omitempty"`
 }
 
 // FailedUnit is a systemd unit that failed, with the end of its log.
