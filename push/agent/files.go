@@ -47,17 +47,8 @@ func lockNow(path string, flags int, how int) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	for {
-		err = unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if err == nil {
+	if err = flock(f, how); err == nil {
 		return f, nil
-	}
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		err = errHeld
 	}
 	return nil, errors.Join(err, f.Close())
 }

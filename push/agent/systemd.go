@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
 	godbus "github.com/godbus/dbus/v5"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -19,6 +21,8 @@ const (
 	// systemdPause is the time between two tries. A systemd that executes itself anew (daemon-reexec, as some activations do) is away for
 	// a tenth of a second.
 	systemdPause = 200 * time.Millisecond
+	// restartPause is how long a unit is away that systemd starts again.
+	restartPause = 300 * time.Millisecond
 )
 
 // SystemdUnits are transient units of systemd, which is asked over its private socket: that works while the
@@ -77,7 +81,7 @@ func startOnce(ctx context.Context, unit Unit) error {
 	defer cancel()
 	return withSystemd(ctx, func(conn *dbus.Conn) error {
 		done := make(chan string, 1)
-		if _, err := conn.StartTransientUnitContext(ctx, unit.Name, "fail", unitProperties(unit), done); err != nil {
+		if err := startTransient(ctx, conn, unit, done); err != nil {
 			return fmt.Errorf("start unit %q: %w", unit.Name, err)
 		}
 		select {
@@ -90,6 +94,58 @@ func startOnce(ctx context.Context, unit Unit) error {
 			return fmt.Errorf("start unit %q: %w", unit.Name, ctx.Err())
 		}
 	})
+}
+
+// startTransient starts the unit, or the timer that starts it.
+func startTransient(ctx context.Context, conn *dbus.Conn, unit Unit, done chan<- string) error {
+	if unit.Once == 0 {
+		_, err := conn.StartTransientUnitContext(ctx, unit.Name, "fail", unitProperties(unit), done)
+		return err
+	}
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return err
+	}
+	text, err := conn.GetManagerProperty("UserspaceTimestampMonotonic")
+	if err != nil {
+		return err
+	}
+	// "@t 1234"
+	started, err := strconv.ParseInt(text[strings.LastIndexByte(text, ' ')+1:], 10, 64)
+	if err != nil {
+		return fmt.Errorf("read when systemd was started: %w", err)
+	}
+	// Counted from there and not from now: systemd counts the latter anew with every daemon-reload.
+	after := uint64(now.Nano()/1000-started) + uint64(unit.Once.Microseconds())
+	properties := []dbus.Property{
+		dbus.PropDescription(unit.Description),
+		property("TimersMonotonic", []timerSpec{{"OnStartupUSec", after}}),
+		property("AccuracyUSec", uint64(time.Second.Microseconds())),
+		property("RemainAfterElapse", false),
+		property("CollectMode", "inactive-or-failed"),
+	}
+	properties = append(properties, standalone(unit)...)
+	aux := []dbus.PropertyCollection{{Name: unit.Name, Properties: unitProperties(unit)}}
+	_, err = conn.StartTransientUnitAux(ctx, strings.TrimSuffix(unit.Name, ".service")+".timer", "fail", properties, aux, done)
+	return err
+}
+
+// timerSpec is a member of a timer's list, (st) on the bus.
+type timerSpec struct {
+	Base  string
+	After uint64
+}
+
+// standalone are the properties of a unit that nothing but the host's end stops.
+func standalone(unit Unit) []dbus.Property {
+	if !unit.Standalone && !unit.Lasting {
+		return nil
+	}
+	properties := []dbus.Property{property("DefaultDependencies", false), property("IgnoreOnIsolate", true)}
+	if unit.Lasting {
+		return properties
+	}
+	return append(properties, dbus.PropConflicts("shutdown.target"), dbus.PropBefore("shutdown.target"))
 }
 
 // unitProperties are those of systemd.exec(5) and systemd.service(5), by the names that they have on the bus.
@@ -110,12 +166,23 @@ func unitProperties(unit Unit) []dbus.Property {
 	if unit.MaxRuntime > 0 {
 		props = append(props, property("RuntimeMaxUSec", uint64(unit.MaxRuntime.Microseconds())))
 	}
-	if unit.Standalone {
+	if unit.Restart {
 		props = append(props,
-			property("DefaultDependencies", false), property("IgnoreOnIsolate", true),
-			dbus.PropConflicts("shutdown.target"), dbus.PropBefore("shutdown.target"))
+			property("Restart", "always"), property("RestartUSec", uint64(restartPause.Microseconds())), property("StartLimitIntervalUSec", uint64(0)),
+			property("RestartPreventExitStatus", exitStatuses{Codes: []int32{0}, Signals: []int32{}}))
 	}
-	return props
+	if unit.Vital {
+		props = append(props, property("OOMScoreAdjust", int32(-1000)))
+	}
+	if unit.StopTimeout > 0 {
+		props = append(props, property("TimeoutStopUSec", uint64(unit.StopTimeout.Microseconds())))
+	}
+	return append(props, standalone(unit)...)
+}
+
+// exitStatuses is a set of exit codes and signals, (aiai) on the bus.
+type exitStatuses struct {
+	Codes, Signals []int32
 }
 
 func property(name string, value any) dbus.Property {
@@ -156,6 +223,17 @@ func (SystemdUnits) Stop(ctx context.Context, name string) error {
 			return fmt.Errorf("stop unit %q: %w", name, ctx.Err())
 		}
 	})
+}
+
+// Kill sends SIGKILL to all processes of the unit and waits for its end.
+func (u SystemdUnits) Kill(ctx context.Context, name string) error {
+	err := withSystemd(ctx, func(conn *dbus.Conn) error {
+		return conn.KillUnitWithTarget(ctx, name, dbus.All, int32(unix.SIGKILL))
+	})
+	if noSuchUnit(err) {
+		return nil
+	}
+	return u.Stop(ctx, name) // it is no unit, or one without processes, or one that is killed
 }
 
 // noSuchUnit knows systemd's name for a unit that is not loaded (org.freedesktop.systemd1(5)).

@@ -18,6 +18,8 @@ type Units interface {
 	Running(ctx context.Context, name string) (bool, error)
 	// Stop ends the unit and all of its processes. A unit that does not run is no error.
 	Stop(ctx context.Context, name string) error
+	// Kill is Stop without asking the processes first.
+	Kill(ctx context.Context, name string) error
 	// Failed returns the names of all units of the host that have failed or restart over and over.
 	Failed(ctx context.Context) ([]string, error)
 	// Detached says whether units have standard streams of their own; where not, the program has to leave ours by itself.
@@ -37,6 +39,16 @@ type Unit struct {
 	MaxRuntime time.Duration
 	// Standalone units run on when the host isolates another target, as emergency.target does.
 	Standalone bool
+	// Lasting units are not stopped when the host goes down, before its last moment. They are standalone, too.
+	Lasting bool
+	// Restart has it started again whenever it ends with another exit code than 0, however often that is.
+	Restart bool
+	// Vital processes are the last to be killed when memory runs out.
+	Vital bool
+	// StopTimeout is the time between being asked to end and being killed; zero means the service manager's.
+	StopTimeout time.Duration
+	// Once, unless zero, starts it once after that time, instead of now; where nothing but a service manager could do that, never.
+	Once time.Duration
 }
 
 // Processes are [Units] as sessions of their own, for hosts without systemd and agents without root rights.
@@ -62,6 +74,9 @@ var _ Units = (*Processes)(nil)
 func (p *Processes) Start(ctx context.Context, unit Unit) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if unit.Once > 0 {
+		return nil // whoever looks at the host next does what it would have done
+	}
 	if !ended(p.running[unit.Name]) {
 		return fmt.Errorf("start %q: it runs already", unit.Name)
 	}
@@ -129,6 +144,18 @@ func (p *Processes) Stop(ctx context.Context, name string) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// Kill sends SIGKILL to all processes of the program's session.
+func (p *Processes) Kill(ctx context.Context, name string) error {
+	p.mu.Lock()
+	c := p.running[name]
+	p.mu.Unlock()
+	if ended(c) {
+		return nil
+	}
+	killSession(c.process.PID)
+	return p.Stop(ctx, name)
 }
 
 // Failed returns nothing: without a service manager nobody knows.
