@@ -43,6 +43,8 @@ type Host struct {
 	Boot []string
 	// EFIVars is where the firmware's variables are files.
 	EFIVars string
+	// Mounts is the table of mounts, and BlockDevices the folder with a link to every block device by its number.
+	Mounts, BlockDevices string
 	// BootID is the file that holds the kernel's boot id.
 	BootID string
 	// Home is the agent's user's, for GC roots of an agent that is not root.
@@ -67,7 +69,7 @@ type Host struct {
 func NewHost() (*Host, error) {
 	h := &Host{
 		Run: "/run", NixVar: "/nix/var/nix", Boot: []string{"/boot", "/efi", "/boot/efi"},
-		EFIVars: "/sys/firmware/efi/efivars", BootID: "/proc/sys/kernel/random/boot_id",
+		EFIVars: "/sys/firmware/efi/efivars", Mounts: "/proc/self/mountinfo", BlockDevices: "/sys/dev/block", BootID: "/proc/sys/kernel/random/boot_id",
 		Identities: []string{"/etc/ssh/ssh_host_ed25519_key", "/etc/ssh/ssh_host_rsa_key"},
 		RunStep:    step.Run,
 		CheckSecrets: func(ctx context.Context, m *install.Manifest) (install.Report, error) {

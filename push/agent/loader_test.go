@@ -116,6 +116,12 @@ func grubMenu(letters ...string) string {
 	return b.String()
 }
 
+// envBlock is an environment block with these lines.
+func envBlock(lines string) string {
+	text := envHeader + lines
+	return text + strings.Repeat("#", max(0, envSize-len(text)))
+}
+
 func TestBootDefaultOfGrub(t *testing.T) {
 	for name, tc := range map[string]struct {
 		fallback, env, menu string
@@ -126,10 +132,11 @@ func TestBootDefaultOfGrub(t *testing.T) {
 		"a title":                        {fallback: `"NixOS - Default"`, want: "a"},
 		"an entry of a submenu":          {fallback: `"1>1"`, want: "c"},
 		"a submenu's first entry":        {fallback: "1", want: "b"},
-		"saved":                          {fallback: `"${saved_entry}"`, env: "# GRUB Environment Block\nsaved_entry=1>0\n####", want: "b"},
+		"saved":                          {fallback: `"${saved_entry}"`, env: "saved_entry=1>0\n", want: "b"},
 		"saved by title":                 {fallback: `"${saved_entry}"`, env: "saved_entry=NixOS - Default\n", want: "a"},
 		"saved but nothing is":           {fallback: `"${saved_entry}"`, want: "a"},
 		"a one-time entry is no default": {fallback: "0", env: "next_entry=1>0\n", want: "a"},
+		"a damaged block is ignored":     {fallback: `"${saved_entry}"`, env: strings.Repeat("saved_entry=1>0\n", 100), want: "a"},
 		"an entry that is gone":          {fallback: "7", err: "no entry"},
 		"a menu of another system":       {fallback: "0", menu: "menuentry 'Debian' {\n linux /vmlinuz root=/dev/sda1\n}\n", err: "it has no init="},
 		"no menu at all":                 {fallback: "0", menu: "\n", err: "no entry"},
@@ -143,7 +150,7 @@ func TestBootDefaultOfGrub(t *testing.T) {
 			}
 			write(t, filepath.Join(host.Boot[0], "grub/grub.cfg"), strings.Replace(grubHead, "DEFAULT", tc.fallback, 1)+menu)
 			if tc.env != "" {
-				write(t, filepath.Join(host.Boot[0], "grub/grubenv"), tc.env)
+				write(t, filepath.Join(host.Boot[0], "grub/grubenv"), envBlock(tc.env))
 			}
 			checkBoot(t, host.BootDefault(), "grub", tc.want, tc.err)
 		})
@@ -216,7 +223,9 @@ func FuzzBootFiles(f *testing.F) {
 	f.Add("DEFAULT x\nLABEL x\nAPPEND init=" + system("a") + "/init")
 	f.Fuzz(func(t *testing.T, text string) {
 		_, _ = parseGrub(text, text)
-		_, _ = parseExtlinux(text)
+		_ = unescapeMount(text)
+		parseMounts(text)
+		parseExtlinux(text)
 		entry := parseEntry("nixos+1-2.conf", text)
 		other := parseEntry("nixos.conf", strings.ToUpper(text))
 		if a, b := compareEntries(entry, other), compareEntries(other, entry); (a < 0) != (b > 0) {
