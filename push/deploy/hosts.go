@@ -240,16 +240,16 @@ func (h *Hosts) rewrap(ctx context.Context, session Session, host string, reques
 }
 
 // Open implements [secretsgen.Hosts].
-func (h *Hosts) Open(ctx context.Context, host string, part seal.Ref) (secret.Plain, error) {
+func (h *Hosts) Open(ctx context.Context, host string, part seal.Ref) (seal.Opened, error) {
 	session, err := h.sessions.get(ctx, host)
 	if err != nil {
-		return secret.Plain{}, err
+		return seal.Opened{}, err
 	}
 	var result proto.SecretValue
 	if err := h.ask(ctx, session, host, "open "+part.Context().String(), push.SecretsRequest{Method: proto.MethodSecretsOpen, Params: part, Result: &result}); err != nil {
-		return secret.Plain{}, err
+		return seal.Opened{}, err
 	}
-	return secret.NewPlain(result.Value), nil
+	return seal.Opened{Value: secret.NewPlain(result.Value), Salt: result.Salt}, nil
 }
 
 // Verify implements [secretsgen.Hosts], in as many requests as it takes.
