@@ -2,6 +2,7 @@
 # an older fleet shows, where FLEET_README names it.
 {
   lib,
+  callFlakeText,
   callFleet,
   flake-parts,
   mkFleet,
@@ -167,6 +168,14 @@ let
 
   evaluate = text: import (builtins.toFile "block.nix" text);
 
+  # Paths in the document are below its reader's flake.
+  flake = callFlakeText (lib.replaceStrings [ "./" ] [ "${toString ../fixtures/older}/" ] (block 0)) {
+    inherit flake-parts;
+    nixpkgs = wholeNixpkgs."";
+    fleet = callFleet wholeNixpkgs."";
+    lanzaboote.nixosModules.lanzaboote.options.services.ray = lib.mkOption { type = lib.types.anything; };
+  };
+
   # What services and packages the blocks name.
   stubs =
     { pkgs, ... }:
@@ -211,6 +220,40 @@ lib.concatMapAttrs (
   name: nixpkgs: lib.mapAttrs' (test: lib.nameValuePair "testASystem${test}${name}") (tests nixpkgs)
 ) wholeNixpkgs
 // lib.optionalAttrs (readme != "") {
+  testThePublishedFlakeEvaluates = {
+    expr =
+      let
+        fleet = flake.fleetConfigurations.default;
+      in
+      {
+        hosts = lib.attrNames fleet.plan.hosts;
+        inherit (fleet.plan) warnings;
+        system = lib.hasSuffix ".drv" fleet.hosts.controlplane-1.record.system.drvPath;
+        inherit (fleet.hosts.controlplane-1.nixos.config.services) ray;
+        apps = lib.attrNames flake.apps.${x86};
+      };
+    expected = {
+      hosts = [
+        "a"
+        "b"
+        "c"
+        "controlplane-1"
+        "d"
+      ];
+      warnings = [ "the mesh is there" ];
+      system = true;
+      ray = {
+        gpus = 4;
+        cpus = 128;
+      };
+      apps = [
+        "deploy"
+        "fleet"
+        "secrets"
+      ];
+    };
+  };
+
   testThePublishedGitlabHasItsSecrets = {
     expr = {
       secrets = lib.mapAttrs (_: s: s.generator.data.generator) gitlab.hosts.a.record.specs.secrets;
