@@ -352,6 +352,8 @@ func TestRotateReplacesAllThatAHostCouldRead(t *testing.T) {
 	r.declare(shared("now"), spec(owners("a", "b")), only)
 	r.declare(shared("once"), spec(owners("a", "b")), only)
 	r.declare(shared("never"), spec(owners("a")), only)
+	r.declare(shared("signed"), spec(owners("a"), on("b")), only)
+	r.declare(own("a", "made"), spec(from("x", "shared/now"), func(s *plan.Secret) { s.OnDependencyChange = "keep" }), only)
 	r.declare(shared("given"), spec(owners("a", "b"), manual), "")
 	if _, err := r.engine.Set(t.Context(), shared("given"), map[string]secret.Plain{"secret": secret.NewPlain([]byte("v"))}); err != nil {
 		t.Fatal(err)
@@ -360,22 +362,26 @@ func TestRotateReplacesAllThatAHostCouldRead(t *testing.T) {
 	r.declare(shared("once"), spec(owners("a")), only)
 	r.synced()
 	gens := map[string]secret.Gen{}
-	for _, name := range []string{"now", "once", "never", "given"} {
+	made := r.entry(own("a", "made")).Meta.Gen
+	for _, name := range []string{"now", "once", "never", "given", "signed"} {
 		gens[name] = r.entry(shared(name)).Meta.Gen
 	}
 	report, err := r.engine.Rotate(t.Context(), "b")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]bool{"now": true, "once": true, "never": false, "given": false} {
+	for name, want := range map[string]bool{"now": true, "once": true, "never": false, "given": false, "signed": true} {
 		if got := r.entry(shared(name)).Meta.Gen != gens[name]; got != want {
 			t.Errorf("%s: new value is %t", name, got)
 		}
 	}
+	if r.entry(own("a", "made")).Meta.Gen == made {
+		t.Error("what was made from a value that b reads was kept")
+	}
 	if outcome(t, report, shared("given")).NeedsHuman == "" || !report.Incomplete() {
 		t.Error("a value that a person gave was forgotten")
 	}
-	if ids, err := r.engine.ReadableBy("b"); err != nil || fmt.Sprint(ids) != "[shared/given shared/now]" {
+	if ids, err := r.engine.ReadableBy(t.Context(), "b"); err != nil || fmt.Sprint(ids) != "[host/a/made shared/given shared/now shared/signed]" {
 		t.Errorf("readable afterwards: %v, %v", ids, err)
 	}
 }

@@ -227,21 +227,20 @@ func (k *keyring) handshake(ctx context.Context, host string, h *hostKey) error 
 	return nil
 }
 
-// problems lists the hosts of the fleet among these whose keys are in the way, by name.
-func (k *keyring) problems(ctx context.Context, hosts []string, mayAsk bool) []HostProblem {
-	var problems []HostProblem
+// problems lists the hosts of the fleet among these whose keys are in the way, by name. A key that nothing had to be encrypted to is not in
+// the way because nobody has accepted it.
+func (k *keyring) problems(hosts []string) []HostProblem {
+	problems := []HostProblem{}
 	for _, host := range hosts {
 		h := k.hosts[host]
 		if h == nil {
 			continue
 		}
 		err := h.problem()
-		if err == nil && h.to.Key != "" {
-			if mayAsk {
-				_, err = k.recipient(ctx, host)
-			} else {
-				err = k.check(ctx, host)
-			}
+		if err == nil {
+			h.judging.Lock()
+			err = h.verdict
+			h.judging.Unlock()
 		}
 		if p, ok := keyProblem(host, h, err); ok {
 			problems = append(problems, p)

@@ -392,13 +392,13 @@ func (r *rig) Rewrap(ctx context.Context, name string, request seal.RewrapReques
 }
 
 // Open implements [secretsgen.Hosts].
-func (r *rig) Open(ctx context.Context, name string, part seal.Ref) (secret.Plain, error) {
+func (r *rig) Open(ctx context.Context, name string, part seal.Ref) (seal.Opened, error) {
 	h, err := r.ask(ctx, "open", name)
 	if err != nil {
-		return secret.Plain{}, err
+		return seal.Opened{}, err
 	}
 	opened, err := part.Open(h.identities...)
-	return opened.Value, err
+	return told(h, opened, err)
 }
 
 // Verify implements [secretsgen.Hosts].

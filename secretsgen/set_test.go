@@ -13,6 +13,7 @@ import (
 
 	"fleet/evaluator/plan"
 	"fleet/secretsgen"
+	"fleet/secretsgen/seal"
 	"fleet/secretsgen/secret"
 	"fleet/secretsgen/state"
 )
@@ -377,4 +378,38 @@ func TestAConflictIsResolvedWithOneSide(t *testing.T) {
 	if report := r.synced(); len(report.Changed()) != 0 {
 		t.Errorf("got %s", show(report))
 	}
+}
+
+func TestAValueThatAnOwnerMadeUpIsNotShown(t *testing.T) {
+	r := newRig(t, "a", "b")
+	r.declare(shared("x"), spec(owners("a", "b"), manual, func(s *plan.Secret) { s.Parts["extra"] = plan.SecretPart{Encrypted: true} }), "")
+	r.set(shared("x"), map[string]secret.Plain{"secret": plain("true"), "extra": plain("kept")})
+	r.hosts["a"].lie = func(answer any) { answer.(*seal.Opened).Value = plain("made up") }
+	if got, err := r.engine.Get(t.Context(), shared("x"), "secret"); err != nil || string(got.Bytes()) != "true" {
+		t.Errorf("got %q, %v", got.Bytes(), err)
+	}
+	r.set(shared("x"), map[string]secret.Plain{"secret": plain("new")})
+	if got, err := r.engine.Get(t.Context(), shared("x"), "extra"); err != nil || string(got.Bytes()) != "kept" {
+		t.Errorf("got %q, %v", got.Bytes(), err)
+	}
+	r.hosts["b"].down = true
+	var lie *secretsgen.LieError
+	if got, err := r.engine.Get(t.Context(), shared("x"), "secret"); !errors.As(err, &lie) {
+		t.Errorf("got %q, %v", got.Bytes(), err)
+	}
+}
+
+func TestAFreshMachineThatHasNothingToDoIsNotAskedAboutKeys(t *testing.T) {
+	r := newRig(t, "a")
+	r.declare(own("a", "x"), spec(), only)
+	r.synced()
+	if err := r.trust.Store.Forget("a"); err != nil {
+		t.Fatal(err)
+	}
+	r.open()
+	status, err := r.engine.Status(t.Context(), secretsgen.Selection{})
+	if err != nil || !status.Clean() {
+		t.Errorf("got %s, %v", show(status), err)
+	}
+	r.synced()
 }
