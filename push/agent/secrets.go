@@ -109,7 +109,7 @@ func (s *session) secretsOpen(_ context.Context, req seal.Ref) (proto.SecretValu
 	if err != nil {
 		return proto.SecretValue{}, err
 	}
-	return proto.SecretValue{Value: opened.Value.Bytes()}, nil
+	return proto.SecretValue{Value: opened.Value.Bytes(), Salt: opened.Salt}, nil
 }
 
 // secretsVerify decrypts values in memory and compares them with what they should be.

@@ -21,6 +21,7 @@ import (
 	"fleet/evaluator/plan"
 	"fleet/push"
 	"fleet/push/proto"
+	"fleet/secretsgen"
 	"fleet/secretsgen/seal"
 	"fleet/secretsgen/secret"
 	"fleet/secretsgen/step"
@@ -111,7 +112,7 @@ func (o *owner) answer(_ string, r push.SecretsRequest) error {
 		answer = proto.SecretsVerifyResult{Wrong: seal.VerifyAll(refs, o.identity)}
 	case proto.MethodSecretsOpen:
 		opened, openErr := r.Params.(seal.Ref).Open(o.identity)
-		answer, err = proto.SecretValue{Value: opened.Value.Bytes()}, openErr
+		answer, err = proto.SecretValue{Value: opened.Value.Bytes(), Salt: opened.Salt}, openErr
 	}
 	if err != nil {
 		return &push.AgentError{Host: "a", Method: r.Method, Code: proto.CodeInternal, Message: err.Error(), Remedy: "look closer"}
@@ -138,10 +139,10 @@ func TestLargeRequestsAreCutIntoPieces(t *testing.T) {
 	defer hosts.Close()
 	request := seal.RewrapRequest{To: map[string]string{}}
 	for i := range 8 {
-		request.Parts = append(request.Parts, refOf(t, fmt.Sprintf("s%d", i), 900<<10, mine))
+		request.Parts = append(request.Parts, refOf(t, fmt.Sprintf("s%d", i), 700<<10, mine))
 	}
 	request.Parts[3].Commit = strings.Repeat("0", 64)
-	for i := range 12 {
+	for i := range 6 {
 		to, _ := keyOf(t)
 		request.To[fmt.Sprintf("host-%d", i)] = to.Key
 	}
@@ -158,7 +159,7 @@ func TestLargeRequestsAreCutIntoPieces(t *testing.T) {
 			t.Errorf("part %d: %s %s", i, part.Error, diff)
 		}
 	}
-	if len(o.requests) < 8 || o.largest > proto.MaxMessage*3/4 {
+	if len(o.requests) < 4 || o.largest > proto.MaxMessage*3/4 {
 		t.Errorf("%d requests, the largest message has %d bytes", len(o.requests), o.largest)
 	}
 
@@ -186,8 +187,9 @@ func TestASmallRequestIsOne(t *testing.T) {
 	if _, err := hosts.Rewrap(t.Context(), "a", request); err != nil || len(o.requests) != 1 {
 		t.Errorf("%d requests, %v", len(o.requests), err)
 	}
-	value, err := hosts.Open(t.Context(), "a", request.Parts[0])
-	if err != nil || value.Len() != 32 || strings.Contains(fmt.Sprintf("%v %+v %#v %s", value, value, value, value), "0") {
+	opened, err := hosts.Open(t.Context(), "a", request.Parts[0])
+	value := opened.Value
+	if err != nil || value.Len() != 32 || seal.Commit(request.Parts[0].Context(), opened.Salt, value) != request.Parts[0].Commit || strings.Contains(fmt.Sprintf("%v %+v %#v %s", value, value, value, value), "0") {
 		t.Errorf("got %v, %v", value, err)
 	}
 	other, _ := keyOf(t)
@@ -350,6 +352,36 @@ func TestAGeneratorIsPushedRunAndItsAnswerChecked(t *testing.T) {
 	said := slices.ContainsFunc(w.events, func(e plan.Event) bool { return e.Host == "hsm" && e.Message == "touch the token" })
 	if !said {
 		t.Error("what the generator says is not told")
+	}
+}
+
+func TestAHostThatCannotBeReachedIsToldFromOneThatRefuses(t *testing.T) {
+	key, _ := keyOf(t)
+	request := step.Request{Program: "/nix/store/" + zeros + "-generate/bin/generate", Fleet: "default", ID: secret.ID{Scope: secret.Shared, Name: "ca"}, Owners: map[string]string{"a": key.Key}}
+	for name, test := range map[string]struct {
+		change      func(w *world)
+		unreachable bool
+	}{
+		"down":       {func(w *world) { w.hosts["hsm"].connect = errors.New("no route") }, true},
+		"store full": {func(w *world) { w.hosts["hsm"].push = &push.StoreFullError{Host: "hsm"} }, true},
+		"lost before it ran": {func(w *world) {
+			w.answer = func(string, push.SecretsRequest) error {
+				return &push.LostError{Host: "hsm", Err: errors.New("no route")}
+			}
+		}, true},
+		"lost while it ran": {func(w *world) {
+			w.answer = func(string, push.SecretsRequest) error { return &push.BrokenRunError{Host: "hsm"} }
+		}, false},
+		"refused": {func(w *world) {
+			w.answer = func(string, push.SecretsRequest) error { return &push.AgentError{Host: "hsm", Message: "exit code 1"} }
+		}, false},
+	} {
+		w := newWorld("hsm")
+		test.change(w)
+		_, err := newTestHosts(w).Run(t.Context(), "hsm", request)
+		if err == nil || errors.Is(err, secretsgen.ErrUnreachable) != test.unreachable {
+			t.Errorf("%s: got %v", name, err)
+		}
 	}
 }
 
