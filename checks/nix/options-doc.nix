@@ -136,5 +136,13 @@ options: ofHosts:
 + lib.concatMapStrings function (functionsOf ../../flakeModule/lib/public.nix)
 + "# Generators\n\n${generatorsIntro}\n"
 + removeSuffix "\n" (
-  lib.concatMapStrings function (functionsOf ../../flakeModule/lib/secrets/builtins.nix)
+  lib.concatMapStrings function (
+    lib.concatMap (file: functionsOf (../../flakeModule/lib/secrets/builtins + "/${file}.nix")) [
+      "random"
+      "keys"
+      "certificates"
+      "people"
+      "scripts"
+    ]
+  )
 )
