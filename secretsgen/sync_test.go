@@ -1,6 +1,9 @@
 package secretsgen_test
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -73,5 +76,22 @@ func TestVerifyAsksEveryOwner(t *testing.T) {
 	}
 	if diff := cmp.Diff(before, r.snapshot()); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestWhatCannotBeWrittenTakesNobodyAlong(t *testing.T) {
+	r := newRig(t, "a", "b")
+	r.declare(own("a", "x"), spec(), only)
+	r.declare(own("b", "x"), spec(), only)
+	folder := filepath.Join(r.dir, "fleet-state", "default", "secrets", "host")
+	if err := errors.Join(os.MkdirAll(folder, 0o755), os.WriteFile(filepath.Join(folder, "a"), []byte("in the way"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	report := r.sync()
+	if got := outcome(t, report, own("a", "x")); got.Done || got.Error == "" || !report.Incomplete() {
+		t.Errorf("got %s", show(got))
+	}
+	if !outcome(t, report, own("b", "x")).Done || r.read(own("b", "x"), "b") == "" {
+		t.Error("others did not go on")
 	}
 }
