@@ -119,6 +119,9 @@ in
   };
 
   config = {
+    # What fleet has programs for is a good guess where a flake does not say for which systems it is.
+    systems = lib.mkDefault (lib.attrNames fleet.packages);
+
     flake.fleetConfigurations = mapAttrs (_: evaluated: evaluated.output) fleets;
 
     flake.nixosConfigurations = mapAttrs exported (lib.zipAttrs (lib.mapAttrsToList exports fleets));

@@ -73,7 +73,7 @@ let
       # A copy of its own, so that other files of the flake are no reason to check it again.
       state = lib.optionalString hasState (
         builtins.path {
-          path = /. + builtins.unsafeDiscardStringContext (toString config.stateDir);
+          path = config.stateDir;
           name = "fleet-state";
         }
       );

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"fleet/push/agent"
+	"fleet/secretsgen/step"
 )
 
 func goarch() string { return runtime.GOARCH }
@@ -47,6 +48,8 @@ func helper(ctx context.Context, args []string) error {
 		return agent.Serve(ctx, host, *dir)
 	case len(verb) == 1 && verb[0] == "attach":
 		return agent.Attach(ctx, *socket, os.Stdin, os.Stdout)
+	case len(verb) == 1 && verb[0] == step.ChildCommand:
+		return step.Child(ctx, os.Stdin, os.Stdout)
 	case len(verb) == 1 && verb[0] == "activate":
 		return agent.RunWorker(ctx, host, *txn)
 	}

@@ -38,6 +38,9 @@ type Engine struct {
 	Reporter Reporter
 	Now      func() time.Time
 	Limits   Limits
+
+	// variables were taken out of our environment, by name.
+	variables map[string]secret.Plain
 }
 
 // Limits bound what is done at the same time. Zero values mean the defaults.

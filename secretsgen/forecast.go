@@ -134,9 +134,9 @@ func (v *view) needed(ids []secret.ID, decisions map[secret.ID]decide.Decision) 
 }
 
 // actionOf names what a decision does.
-func (v *view) actionOf(id secret.ID, d decide.Decision) Action {
+func actionOf(entry *state.Entry, d decide.Decision) Action {
 	switch {
-	case d.Regenerate && v.tree.Secrets[id] == nil:
+	case d.Regenerate && entry == nil:
 		return ActionGenerate
 	case d.Regenerate:
 		return ActionRegenerate

@@ -198,7 +198,11 @@ func (o *operation) runHere(ctx context.Context, m *making, deps map[string]*sta
 	if err != nil {
 		return nil, err
 	}
-	return m.take(result, o.now)
+	entry, err := m.take(result, o.now)
+	if lie := (*LieError)(nil); errors.As(err, &lie) { // nobody but ourselves
+		return nil, fmt.Errorf("take what the generator of %s made: %w", m.id, lie.Err)
+	}
+	return entry, err
 }
 
 func (o *operation) runOn(ctx context.Context, m *making, deps map[string]*state.Entry, host string) (*state.Entry, error) {

@@ -85,7 +85,15 @@ func (o *operation) openOn(ctx context.Context, host string, ref seal.Ref) (secr
 	if err := o.reach(ctx, host); err != nil {
 		return secret.Plain{}, err
 	}
-	return with(ctx, o.remote, func() (secret.Plain, error) { return o.Hosts.Open(ctx, host, ref) })
+	opened, err := with(ctx, o.remote, func() (seal.Opened, error) { return o.Hosts.Open(ctx, host, ref) })
+	switch {
+	case err != nil:
+		return secret.Plain{}, err
+	case seal.Commit(ref.Context(), opened.Salt, opened.Value) != ref.Commit:
+		opened.Value.Wipe()
+		return secret.Plain{}, &LieError{seal.ErrCommit}
+	}
+	return opened.Value, nil
 }
 
 // copyOf is a part as a host has it.

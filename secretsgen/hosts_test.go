@@ -9,8 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"fleet/evaluator/plan"
 	"fleet/secretsgen"
 	"fleet/secretsgen/seal"
@@ -362,47 +360,4 @@ func (r *rig) ownersNow(id secret.ID) int {
 		return 0
 	}
 	return len(tree.Secrets[id].Owners)
-}
-
-func TestTwoOperatorsInOneWorkTree(t *testing.T) {
-	r := newRig(t, "a")
-	r.declare(own("a", "x"), spec(), only)
-	unlock, err := r.store.Lock(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.open()
-	if _, err := r.engine.Sync(t.Context(), secretsgen.Selection{}); err == nil || !strings.Contains(err.Error(), "process") {
-		t.Errorf("got %v", err)
-	}
-	if _, err := r.engine.Status(t.Context(), secretsgen.Selection{}); err != nil {
-		t.Errorf("status waits for the lock: %v", err)
-	}
-	unlock()
-	r.synced()
-}
-
-func TestVerifyAsksEveryOwner(t *testing.T) {
-	r := newRig(t, "a", "b", "c")
-	r.declare(shared("x"), spec(owners("a", "b")), only)
-	r.declare(shared("y"), spec(owners("b", "c"), withPublic), both)
-	r.synced()
-	before := r.snapshot()
-	v, err := r.engine.Verify(t.Context(), secretsgen.Selection{})
-	if err != nil || v.Verified != 4 || len(v.Wrong)+len(v.Unreachable) != 0 {
-		t.Fatalf("got %s, %v", show(v), err)
-	}
-	_, r.hosts["b"].identities = newKey(t)
-	r.hosts["c"].down = true
-	v, err = r.engine.Verify(t.Context(), secretsgen.Selection{})
-	if err != nil || v.Verified != 1 || len(v.Wrong) != 2 || len(v.Unreachable) != 1 || v.Wrong[0].Host != "b" || v.Wrong[0].Hint == "" {
-		t.Errorf("got %s, %v", show(v), err)
-	}
-	v, err = r.engine.Verify(t.Context(), secretsgen.Selection{Hosts: []string{"a"}})
-	if err != nil || v.Verified != 1 || len(v.Wrong)+len(v.Unreachable) != 0 {
-		t.Errorf("got %s, %v", show(v), err)
-	}
-	if diff := cmp.Diff(before, r.snapshot()); diff != "" {
-		t.Error(diff)
-	}
 }

@@ -48,7 +48,8 @@ type hostKey struct {
 	to       seal.Recipient
 	unusable error
 	shared   *SharedKeyError
-	// others are the fingerprints of the other pinned keys, former those that the state's copies are encrypted to.
+	// others are the fingerprints of the other pinned keys, former those that the state's copies are encrypted to: with
+	// copies for another key than its present one, a host has changed it.
 	others, former []string
 	address        string
 
@@ -65,9 +66,10 @@ func newKeyring(e *Engine, tree *state.Tree) *keyring {
 		pins[host] = e.Pins(host)
 	}
 	shared := trust.Shared(pins)
+	used := keysInUse(tree)
 	k := &keyring{engine: e, hosts: make(map[string]*hostKey, len(pins))}
 	for host, keys := range pins {
-		h := &hostKey{address: e.Plan.Hosts[host].Deploy.Address}
+		h := &hostKey{address: e.Plan.Hosts[host].Deploy.Address, former: used[host]}
 		if len(keys) > 0 {
 			h.to, h.unusable = seal.Choose(keys)
 		}
@@ -81,23 +83,7 @@ func newKeyring(e *Engine, tree *state.Tree) *keyring {
 		}
 		k.hosts[host] = h
 	}
-	k.addFormer(tree)
 	return k
-}
-
-// addFormer notes which keys the copies in the state are encrypted to: a host with copies for another key than its present one has changed it.
-func (k *keyring) addFormer(tree *state.Tree) {
-	for _, entry := range tree.Secrets {
-		for owner, copied := range entry.Owners {
-			h := k.hosts[owner]
-			if h != nil && copied.Key != "" && copied.Key != h.to.Fingerprint && !slices.Contains(h.former, copied.Key) {
-				h.former = append(h.former, copied.Key)
-			}
-		}
-	}
-	for _, h := range k.hosts {
-		slices.Sort(h.former)
-	}
 }
 
 // decideHosts is the keyring as decisions see it.
@@ -227,21 +213,20 @@ func (k *keyring) handshake(ctx context.Context, host string, h *hostKey) error 
 	return nil
 }
 
-// problems lists the hosts of the fleet among these whose keys are in the way, by name.
-func (k *keyring) problems(ctx context.Context, hosts []string, mayAsk bool) []HostProblem {
-	var problems []HostProblem
+// problems lists the hosts of the fleet among these whose keys are in the way, by name. A key that nothing had to be encrypted to is not in
+// the way because nobody has accepted it.
+func (k *keyring) problems(hosts []string) []HostProblem {
+	problems := []HostProblem{}
 	for _, host := range hosts {
 		h := k.hosts[host]
 		if h == nil {
 			continue
 		}
 		err := h.problem()
-		if err == nil && h.to.Key != "" {
-			if mayAsk {
-				_, err = k.recipient(ctx, host)
-			} else {
-				err = k.check(ctx, host)
-			}
+		if err == nil {
+			h.judging.Lock()
+			err = h.verdict
+			h.judging.Unlock()
 		}
 		if p, ok := keyProblem(host, h, err); ok {
 			problems = append(problems, p)

@@ -29,8 +29,11 @@ func (e *Engine) EnsureMissing(ctx context.Context, hosts []string, specs map[st
 	}
 	o.arrange()
 	m := &missing{operation: o, hosts: hosts, extra: map[secret.ID]bool{}}
-	ids := m.ids(extra)
-	return o.carryOut(ctx, ids, m.only)
+	report, err := o.carryOut(ctx, m.ids(extra), m.only)
+	if report != nil {
+		report.Hosts = slices.DeleteFunc(report.Hosts, func(p HostProblem) bool { return p.Kind != KindLie && !m.wants(p.Host) && !m.asked(p.Host) })
+	}
+	return report, err
 }
 
 // missing narrows decisions to what hosts lack.
@@ -64,10 +67,21 @@ func (m *missing) ids(extra []secret.ID) []secret.ID {
 	return sortIDs(ids)
 }
 
+// asked says whether a host's own public part is needed.
+func (m *missing) asked(host string) bool {
+	for id := range m.extra {
+		if owner, ok := id.Scope.Host(); ok && owner == host {
+			return true
+		}
+	}
+	return false
+}
+
 func (m *missing) wants(host string) bool { return slices.Contains(m.hosts, host) }
 
 // only keeps of a decision what some host lacks.
 func (m *missing) only(id secret.ID, d decide.Decision) decide.Decision {
+	d.Pending = slices.DeleteFunc(slices.Clone(d.Pending), func(host string) bool { return !m.wants(host) && !m.asked(host) })
 	entry := m.entry(id)
 	if entry == nil {
 		return d // nobody has it; dependencies come here too

@@ -20,8 +20,6 @@ import (
 type operation struct {
 	*view
 	programs *programs
-	// variables were taken out of our environment, by name.
-	variables map[string]secret.Plain
 	// local and remote hold a token for every generator that runs here and every request to a host.
 	local, remote chan struct{}
 
@@ -36,6 +34,7 @@ type operation struct {
 
 // begin locks the state, reads it and evaluates what is needed. end must be called.
 func (e *Engine) begin(ctx context.Context, hosts []string) (o *operation, end func(), err error) {
+	e.takeVariables(newDeclarations(e.Plan))
 	unlock, err := e.State.Lock(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -94,7 +93,7 @@ func (o *operation) judge(id secret.ID, d decide.Decision) {
 	o.mu.Lock()
 	o.looked[id] = true
 	o.mu.Unlock()
-	action := o.actionOf(id, d)
+	action := actionOf(o.entry(id), d)
 	if action == ActionNone && d.NeedsHuman == "" && len(d.Pending)+len(d.Notices) == 0 {
 		return
 	}

@@ -1,23 +1,18 @@
 package secretsgen_test
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -320,96 +315,6 @@ func (r *rig) program(script string) string {
 	return program
 }
 
-func (r *rig) count(what string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.calls[what]++
-}
-
-// ask is what every request to a host begins with.
-func (r *rig) ask(ctx context.Context, what, name string) (*host, error) {
-	r.count(what + " " + name)
-	h := r.hosts[name]
-	if h == nil || h.down {
-		return nil, fmt.Errorf("dial %s: connection refused", name)
-	}
-	select {
-	case <-time.After(h.slow):
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-	return h, nil
-}
-
-func told[T any](h *host, answer T, err error) (T, error) {
-	if err == nil && h.lie != nil {
-		h.lie(&answer)
-	}
-	return answer, err
-}
-
-// Key implements [secretsgen.Hosts]: a handshake that the pins were checked in.
-func (r *rig) Key(ctx context.Context, name string) (string, error) {
-	h, err := r.ask(ctx, "key", name)
-	if err != nil {
-		return "", err
-	}
-	key := cmp.Or(h.shows, h.key)
-	if !slices.Contains(r.pins[name], key) {
-		return "", &keyError{key}
-	}
-	return key, nil
-}
-
-type keyError struct{ key string }
-
-func (e *keyError) Error() string        { return "the host key has changed" }
-func (e *keyError) PresentedKey() string { return e.key }
-
-// Run implements [secretsgen.Hosts].
-func (r *rig) Run(ctx context.Context, name string, request step.Request) (step.Result, error) {
-	h, err := r.ask(ctx, "run", name)
-	if err != nil {
-		return step.Result{}, err
-	}
-	if h.killed != nil {
-		var stop context.CancelFunc
-		ctx, stop = context.WithCancel(ctx)
-		time.AfterFunc(200*time.Millisecond, func() { h.killed(); stop() })
-	}
-	result, err := step.Run(ctx, request, step.Options{Helper: os.Args[0], Identities: h.identities})
-	return told(h, result, err)
-}
-
-// Rewrap implements [secretsgen.Hosts].
-func (r *rig) Rewrap(ctx context.Context, name string, request seal.RewrapRequest) (seal.RewrapResult, error) {
-	h, err := r.ask(ctx, "rewrap", name)
-	if err != nil {
-		return seal.RewrapResult{}, err
-	}
-	result, err := seal.RewrapAll(request, h.identities...)
-	return told(h, result, err)
-}
-
-// Open implements [secretsgen.Hosts].
-func (r *rig) Open(ctx context.Context, name string, part seal.Ref) (secret.Plain, error) {
-	h, err := r.ask(ctx, "open", name)
-	if err != nil {
-		return secret.Plain{}, err
-	}
-	opened, err := part.Open(h.identities...)
-	return opened.Value, err
-}
-
-// Verify implements [secretsgen.Hosts].
-func (r *rig) Verify(ctx context.Context, name string, parts []seal.Ref) ([]string, error) {
-	h, err := r.ask(ctx, "verify", name)
-	if err != nil {
-		return nil, err
-	}
-	return told(h, seal.VerifyAll(parts, h.identities...), nil)
-}
-
 // sync is a sync of all that must not fail as a whole.
 func (r *rig) sync() *secretsgen.Report {
 	r.t.Helper()
@@ -445,113 +350,4 @@ func outcome(t testing.TB, report *secretsgen.Report, id secret.ID) secretsgen.O
 	}
 	t.Fatalf("nothing is said of %s: %s", id, show(report))
 	return secretsgen.Outcome{}
-}
-
-func (r *rig) entry(id secret.ID) *state.Entry {
-	r.t.Helper()
-	tree, err := r.store.Load()
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	entry := tree.Secrets[id]
-	if entry == nil {
-		r.t.Fatalf("the state has no %s", id)
-	}
-	return entry
-}
-
-// has says whether the state has a value of a secret.
-func (r *rig) has(id secret.ID) bool {
-	r.t.Helper()
-	tree, err := r.store.Load()
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return tree.Secrets[id] != nil
-}
-
-// read is what a host reads of its own copy.
-func (r *rig) read(id secret.ID, name string) string {
-	r.t.Helper()
-	entry := r.entry(id)
-	ref, ok := entry.Ref("default", name, "secret")
-	if !ok {
-		r.t.Fatalf("%s has no copy of %s", name, id)
-	}
-	opened, err := ref.Open(r.hosts[name].identities...)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return string(opened.Value.Bytes())
-}
-
-// ownersOf are the owners in the state.
-func (r *rig) ownersOf(id secret.ID) string {
-	r.t.Helper()
-	var names []string
-	for name := range r.entry(id).Owners {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return strings.Join(names, " ")
-}
-
-// snapshot is every file of the flake's folder with its content, its mode and its time.
-func (r *rig) snapshot() map[string]string {
-	r.t.Helper()
-	files := map[string]string{}
-	err := filepath.WalkDir(r.dir, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := entry.Info()
-		if err != nil {
-			return err
-		}
-		name, _ := filepath.Rel(r.dir, path)
-		if strings.HasPrefix(name, ".git") && name != filepath.Join(".git", "index") {
-			return nil
-		}
-		text := fmt.Sprint(info.Mode())
-		if !entry.IsDir() {
-			data, err := os.ReadFile(path)
-			if err != nil {
-				return err
-			}
-			sum := sha256.Sum256(data)
-			text += fmt.Sprint(info.ModTime().UnixNano()) + " " + hex.EncodeToString(sum[:])
-		}
-		files[name] = text
-		return nil
-	})
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return files
-}
-
-// nowhere fails where a value is in the flake's folder, the events or the report.
-func (r *rig) nowhere(value string, said ...any) {
-	r.t.Helper()
-	if value == "" {
-		r.t.Fatal("no value to look for")
-	}
-	err := filepath.WalkDir(r.dir, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
-			return err
-		}
-		content, err := os.ReadFile(path)
-		if bytes.Contains(content, []byte(value)) {
-			r.t.Errorf("%s holds the value", path)
-		}
-		return err
-	})
-	if err != nil {
-		r.t.Error(err)
-	}
-	for _, one := range append(said, r.events) {
-		if strings.Contains(fmt.Sprintf("%+v", one), value) || strings.Contains(show(one), value) {
-			r.t.Errorf("the value was said: %+v", one)
-		}
-	}
 }

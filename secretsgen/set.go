@@ -157,7 +157,7 @@ func (e *Engine) set(ctx context.Context, id secret.ID, values map[string]secret
 		o.note(id, func(one *Outcome) { one.Action = ActionSet })
 		o.fail(ctx, id, err)
 	}
-	o.noteKeys(ctx, []secret.ID{id})
+	o.noteKeys([]secret.ID{id})
 	return o.report(), ctx.Err()
 }
 

@@ -30,7 +30,7 @@ func (e *Engine) Status(ctx context.Context, selection Selection) (*Status, erro
 		}
 		s.Secrets = append(s.Secrets, v.statusOf(ctx, id, decisions))
 	}
-	s.Hosts = append(v.specsProblems(), v.keys.problems(ctx, v.hostsNamed(ids), false)...)
+	s.Hosts = append(v.keys.problems(v.hostsNamed(ids)), v.specsProblems()...)
 	slices.SortStableFunc(s.Hosts, byHost)
 	return s, nil
 }
@@ -41,7 +41,7 @@ func (v *view) statusOf(ctx context.Context, id secret.ID, decisions map[secret.
 		d = v.decide(id, v.gen)
 	}
 	s := SecretStatus{
-		ID: id, Action: v.actionOf(id, d), Rules: ruleNumbers(d.Rules), Why: d.Why, Declared: []string{}, Owners: []string{},
+		ID: id, Action: actionOf(v.tree.Secrets[id], d), Rules: ruleNumbers(d.Rules), Why: d.Why, Declared: []string{}, Owners: []string{},
 		Wrap: d.Wrap, Remove: d.Remove, Pending: d.Pending, Notices: d.Notices, NeedsHuman: d.NeedsHuman,
 	}
 	if one := v.decls.secrets[id]; one != nil {

@@ -36,7 +36,7 @@ func (o *operation) carryOut(ctx context.Context, ids []secret.ID, only narrow) 
 	if only == nil {
 		only = func(_ secret.ID, d decide.Decision) decide.Decision { return d }
 	}
-	o.takeVariables()
+	o.takeVariables(o.decls)
 	forecast, err := o.forecast(ids)
 	if err != nil {
 		return nil, err
@@ -50,7 +50,7 @@ func (o *operation) carryOut(ctx context.Context, ids []secret.ID, only narrow) 
 	o.wrapAll(ctx, w.keep)
 	o.generateAll(ctx, w)
 	o.problems = append(o.problems, o.specsProblems()...)
-	o.noteKeys(ctx, ids)
+	o.noteKeys(ids)
 	report := o.report()
 	o.emit(ended(report, o.done))
 	if ctx.Err() != nil {
@@ -75,12 +75,9 @@ func count(n int) string {
 	return fmt.Sprintf("%d secrets", n)
 }
 
-// noteKeys notes what is wrong with the keys of the hosts that these secrets are for, without asking again.
-func (o *operation) noteKeys(ctx context.Context, ids []secret.ID) {
-	if ctx.Err() != nil {
-		return
-	}
-	for _, p := range o.keys.problems(ctx, o.hostsNamed(ids), false) {
+// noteKeys notes what is wrong with the keys of the hosts that these secrets are for.
+func (o *operation) noteKeys(ids []secret.ID) {
+	for _, p := range o.keys.problems(o.hostsNamed(ids)) {
 		o.hostProblem(p)
 	}
 }
@@ -126,20 +123,22 @@ func (o *operation) plan(ids []secret.ID, forecast map[secret.ID]decide.Decision
 	return w
 }
 
-// takeVariables takes the environment variables that secrets are asked from out of our environment, before any child is started that could
-// inherit them.
-func (o *operation) takeVariables() {
-	o.variables = map[string]secret.Plain{}
-	for _, one := range o.decls.secrets {
+// takeVariables takes the environment variables that secrets are asked from out of our environment. What the plan declares is taken before
+// any child is started, what hosts declare as soon as they were evaluated: before any generator, and anything but git and nix.
+func (e *Engine) takeVariables(decls *declarations) {
+	for _, one := range decls.secrets {
 		g := one.spec.Generator
-		if g == nil || g.Ask == nil || g.Ask.From != "env" || o.Variable == nil {
+		if g == nil || g.Ask == nil || g.Ask.From != "env" || e.Variable == nil {
 			continue
 		}
-		if _, taken := o.variables[g.Ask.Variable]; taken {
+		if _, taken := e.variables[g.Ask.Variable]; taken {
 			continue
 		}
-		if value, ok := o.Variable(g.Ask.Variable); ok {
-			o.variables[g.Ask.Variable] = value
+		if value, ok := e.Variable(g.Ask.Variable); ok {
+			if e.variables == nil {
+				e.variables = map[string]secret.Plain{}
+			}
+			e.variables[g.Ask.Variable] = value
 		}
 	}
 }
@@ -224,26 +223,24 @@ func (e *dependencyError) Error() string {
 
 // Regenerate makes new values whatever the state is, and then those of secrets that depend on them.
 func (e *Engine) Regenerate(ctx context.Context, ids []secret.ID) (*Report, error) {
-	return e.regenerate(ctx, func(*operation) ([]secret.ID, error) { return ids, nil })
+	return e.regenerate(ctx, nil, func(*operation) []secret.ID { return ids })
 }
 
 // Rotate makes new values of all that a host can or could read, see [Engine.ReadableBy]; those that a person gave are in NeedsHuman.
 func (e *Engine) Rotate(ctx context.Context, readableBy string) (*Report, error) {
-	return e.regenerate(ctx, func(o *operation) ([]secret.ID, error) { return o.readableBy(readableBy), nil })
+	return e.regenerate(ctx, sortedKeys(e.Plan.Hosts), func(o *operation) []secret.ID { return o.readableBy(readableBy) })
 }
 
-func (e *Engine) regenerate(ctx context.Context, which func(*operation) ([]secret.ID, error)) (*Report, error) {
-	o, end, err := e.begin(ctx, nil)
+// regenerate makes new values of the secrets that which names, once these hosts were evaluated.
+func (e *Engine) regenerate(ctx context.Context, hosts []string, which func(*operation) []secret.ID) (*Report, error) {
+	o, end, err := e.begin(ctx, hosts)
 	if err != nil {
 		return nil, err
 	}
 	defer end()
-	ids, err := which(o)
-	if err != nil {
-		return nil, err
-	}
+	ids := which(o)
 	// Those that depend on them are found in the state, so that no host is evaluated for nothing.
-	all := o.dependents(ids)
+	all := o.dependents(ids, func(secret.ID) bool { return true })
 	selection := Selection{Secrets: all}
 	if err := e.load(ctx, o.decls, selection.hostsOf(e.Plan)); err != nil {
 		return nil, err
@@ -260,7 +257,7 @@ func (e *Engine) regenerate(ctx context.Context, which func(*operation) ([]secre
 		o.note(id, func(one *Outcome) { o.undeclared(one) })
 	}
 	return o.carryOut(ctx, all, func(id secret.ID, d decide.Decision) decide.Decision {
-		if o.force[id] || d.Regenerate && slices.Contains(d.Rules, decide.RuleDependency) || o.tree.Secrets[id] == nil {
+		if o.force[id] || d.Regenerate && slices.Contains(d.Rules, decide.RuleDependency) || o.entry(id) == nil {
 			return d
 		}
 		return nothing(d)
@@ -279,8 +276,8 @@ func (v *view) undeclared(one *Outcome) {
 // nothing is a decision of which nothing is carried out.
 func nothing(d decide.Decision) decide.Decision { return decide.Decision{Rules: d.Rules, Why: d.Why} }
 
-// dependents adds to secrets those that were made from them, and so on.
-func (v *view) dependents(ids []secret.ID) []secret.ID {
+// dependents adds to secrets those that were made from them, and so on, as far as through says.
+func (v *view) dependents(ids []secret.ID, through func(secret.ID) bool) []secret.ID {
 	users := map[string][]secret.ID{}
 	for id, entry := range v.tree.Secrets {
 		for dep := range entry.Meta.Deps {
@@ -288,7 +285,7 @@ func (v *view) dependents(ids []secret.ID) []secret.ID {
 		}
 	}
 	in := map[secret.ID]bool{}
-	var all []secret.ID
+	all := []secret.ID{}
 	var add func(id secret.ID)
 	add = func(id secret.ID) {
 		if in[id] {
@@ -296,6 +293,9 @@ func (v *view) dependents(ids []secret.ID) []secret.ID {
 		}
 		in[id] = true
 		all = append(all, id)
+		if !through(id) {
+			return
+		}
 		for _, user := range users[id.String()] {
 			add(user)
 		}
@@ -306,25 +306,34 @@ func (v *view) dependents(ids []secret.ID) []secret.ID {
 	return sortIDs(all)
 }
 
-// ReadableBy lists what a host can or could read: what it owns, and values that it owned and that are still the current ones.
-func (e *Engine) ReadableBy(host string) ([]secret.ID, error) {
-	tree, err := e.State.Load()
+// ReadableBy lists what a host can or could read, as the state is now: what it owns, values that it owned and that are still the current ones,
+// what is generated on it, and what was made from any of these. All hosts are evaluated for what is generated on it.
+func (e *Engine) ReadableBy(ctx context.Context, host string) ([]secret.ID, error) {
+	v, err := e.open(ctx, sortedKeys(e.Plan.Hosts))
 	if err != nil {
 		return nil, err
 	}
-	v := &view{tree: tree}
 	return v.readableBy(host), nil
 }
 
 func (v *view) readableBy(host string) []secret.ID {
-	ids := []secret.ID{}
+	var ids []secret.ID
 	for id, entry := range v.tree.Secrets {
 		revoked := slices.ContainsFunc(entry.Revoked, func(r secret.Revoked) bool { return r.Owner == host && r.Gen == entry.Meta.Gen })
-		if revoked || hasCopy(entry, host) {
+		if revoked || hasCopy(entry, host) || v.generatedOn(id, host) {
 			ids = append(ids, id)
 		}
 	}
-	return sortIDs(ids)
+	// Whoever can read what a value is made from may have made it: generators run where their dependencies can be read.
+	return v.dependents(ids, func(id secret.ID) bool {
+		entry := v.tree.Secrets[id]
+		return entry != nil && len(entry.Meta.Encrypted()) > 0
+	})
+}
+
+func (v *view) generatedOn(id secret.ID, host string) bool {
+	one := v.decls.secrets[id]
+	return one != nil && one.spec.Generator != nil && one.spec.Generator.On != nil && *one.spec.Generator.On == host
 }
 
 // Rekey seals values anew where an owner's key has changed, its copy is damaged or of another generation, and does nothing else of [Engine.Sync].
@@ -340,10 +349,15 @@ func (e *Engine) Rekey(ctx context.Context, selection Selection) (*Report, error
 	}
 	ids = slices.DeleteFunc(ids, func(id secret.ID) bool { return o.tree.Secrets[id] == nil })
 	return o.carryOut(ctx, ids, func(id secret.ID, d decide.Decision) decide.Decision {
-		if d.Regenerate || !slices.Contains(d.Rules, decide.RuleKey) {
+		entry := o.entry(id)
+		switch {
+		case entry == nil || !slices.Contains(d.Rules, decide.RuleKey):
 			return nothing(d)
+		case d.Regenerate:
+			left := nothing(d)
+			left.NeedsHuman = fmt.Sprintf("%s: fleet secrets sync %s", d.Why, id)
+			return left
 		}
-		entry := o.tree.Secrets[id]
 		d.Remove = nil
 		d.Wrap = slices.DeleteFunc(slices.Clone(d.Wrap), func(owner string) bool { return !hasCopy(entry, owner) })
 		return d

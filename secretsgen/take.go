@@ -28,7 +28,10 @@ func (e *LieError) Hint() string {
 
 // take makes a result into an entry of the state, if it is exactly what was asked for. It may come from a host that is not what it seems.
 func (m *making) take(result step.Result, now time.Time) (*state.Entry, error) {
-	if err := m.checkParts(result, now); err != nil {
+	if at := result.ExpiresAt; at != nil && !at.After(now) {
+		return nil, &expiredError{m.id, *at}
+	}
+	if err := m.checkParts(result); err != nil {
 		return nil, &LieError{err}
 	}
 	meta, err := m.meta(secret.Generated, now)
@@ -61,6 +64,21 @@ func (m *making) take(result step.Result, now time.Time) (*state.Entry, error) {
 	return entry, nil
 }
 
+// expiredError says that a generator made what has expired: it would be made again by every sync.
+type expiredError struct {
+	id secret.ID
+	at time.Time
+}
+
+func (e *expiredError) Error() string {
+	return fmt.Sprintf("take the new value of %s: it expired at %s already", e.id, e.at.UTC().Format(time.RFC3339))
+}
+
+// Hint says where to look.
+func (e *expiredError) Hint() string {
+	return "look at what the generator writes to $out/expires_at, and at the clock of the machine that it runs on"
+}
+
 func sealedParts(parts map[string]secret.SealedPart) map[string]secret.SealedPart {
 	if parts == nil {
 		return map[string]secret.SealedPart{}
@@ -80,14 +98,12 @@ func metaPart(encrypted bool, commit string, value []byte) secret.MetaPart {
 // latestExpiry is the last moment that X.509 has, which means "never" there (RFC 5280, 4.1.2.5); JSON has no later year.
 const latestExpiry = 9999
 
-func (m *making) checkParts(result step.Result, now time.Time) error {
+func (m *making) checkParts(result step.Result) error {
 	switch {
 	case len(result.Parts) == 0:
 		return errors.New("it has no parts")
 	case len(result.Parts) > step.MaxParts:
 		return fmt.Errorf("it has %d parts, more than %d", len(result.Parts), step.MaxParts)
-	case result.ExpiresAt != nil && !result.ExpiresAt.After(now):
-		return fmt.Errorf("it expired at %s already", result.ExpiresAt.UTC().Format(time.RFC3339))
 	case result.ExpiresAt != nil && result.ExpiresAt.UTC().Year() > latestExpiry:
 		return fmt.Errorf("it expires in the year %d", result.ExpiresAt.UTC().Year())
 	}

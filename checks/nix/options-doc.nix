@@ -1,8 +1,8 @@
 /**
   The reference of the options of a fleet and of fleetLib, as Markdown, from the options and from the comments of the functions.
 
-  Type:   { lib } -> Options -> String
-  Inputs: nixpkgs' lib; what fleetConfigurations.<name>.options holds
+  Type:   { lib } -> Options -> Options -> String
+  Inputs: nixpkgs' lib; what fleetConfigurations.<name>.options holds; the options that a host has from fleet
 */
 { lib }:
 let
@@ -73,6 +73,7 @@ let
       enum = "one of ${lib.concatMapStringsSep ", " (v: "`${builtins.toJSON v}`") (enumValues type)}";
       bool = "true or false";
       str = "string";
+      separatedString = "text";
       raw = if type.description == "raw value" then "anything" else type.description;
       listOf = "list of: ${kind (type.nestedTypes.elemType or type)}";
       nullOr = "null or: ${kind (type.nestedTypes.elemType or type)}";
@@ -115,6 +116,10 @@ let
     (`fleetLib.mkPassword { size = 40; }`). Other arguments mean a new value.
   '';
 
+  hostIntro = ''
+    What fleet adds to the NixOS options of every host: they are set in `nixos`, of the fleet or of one host.
+  '';
+
   intro = ''
     What can be said below `fleetConfigurations.<name>`. This page is generated: `checks/nix/run --update` writes it.
 
@@ -122,12 +127,22 @@ let
     functions from a system `inputs'` and `self'`: `(inputs' "x86_64-linux").nixpkgs`. Modules of hosts are in `nixos`, which says what they get.
   '';
 in
-options:
+options: ofHosts:
 "# Options of a fleet\n\n${intro}\n"
 + lib.concatMapStrings render (walkAll [ ] options)
++ "# Options of a host\n\n${hostIntro}\n"
++ lib.concatMapStrings render (walkAll [ ] ofHosts)
 + "# fleetLib\n\nFunctions for modules of fleets and of hosts.\n\n"
 + lib.concatMapStrings function (functionsOf ../../flakeModule/lib/public.nix)
 + "# Generators\n\n${generatorsIntro}\n"
 + removeSuffix "\n" (
-  lib.concatMapStrings function (functionsOf ../../flakeModule/lib/secrets/builtins.nix)
+  lib.concatMapStrings function (
+    lib.concatMap (file: functionsOf (../../flakeModule/lib/secrets/builtins + "/${file}.nix")) [
+      "random"
+      "keys"
+      "certificates"
+      "people"
+      "scripts"
+    ]
+  )
 )

@@ -41,6 +41,7 @@ let
     gopls = fake system "gopls" { };
     shellcheck = fake system "shellcheck" { };
     writeText = name: text: fake system name { inherit text; };
+    writeTextFile = { name, text, ... }: fake system name { inherit text; };
     writeShellScript = name: text: fake system name { inherit text; };
     writeShellScriptBin = name: text: fake system name { inherit text; };
     runCommand = name: _: text: fake system name { inherit text; };

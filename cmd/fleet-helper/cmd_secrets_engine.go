@@ -101,7 +101,12 @@ func (v *vault) specs(ctx context.Context, hosts []string) (map[string]plan.Spec
 // pinsOf are all keys that are pinned for a host, in the plan and in the state.
 func (v *vault) pinsOf(host string) []string {
 	keys := append([]string{}, v.op.plan.Hosts[host].Deploy.HostKeys...)
-	return append(keys, v.pins[host]...)
+	pinned := v.pins[host]
+	if len(pinned) == 0 {
+		// Connecting to a host for the first time pins its key, after the others were read.
+		pinned, _ = v.op.state.KeysOf(host)
+	}
+	return append(keys, pinned...)
 }
 
 // trust is what this machine has accepted for the hosts of this fleet in this work tree.

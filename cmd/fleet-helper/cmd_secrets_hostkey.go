@@ -194,9 +194,12 @@ func writeKeys(w io.Writer, g *globals, out hostKeysOutput) error {
 		table.Rows = append(table.Rows, []ui.Cell{{Text: r.Host}, {Text: r.Type + " " + r.Fingerprint}, {Text: pinned}, {Text: orDash(r.Verified)}, {Text: accepted}})
 	}
 	if len(out.Keys) > 0 {
-		b.WriteString(table.String() + "\n")
+		b.WriteString(table.String())
 	}
 	if len(out.Keyless) > 0 {
+		if b.Len() > 0 {
+			b.WriteString("\n")
+		}
 		fmt.Fprintf(&b, "no key is known of: %s\n", strings.Join(out.Keyless, ", "))
 		commands = append(commands, g.secretsCommand()+" host-key scan "+strings.Join(out.Keyless, " "))
 	}

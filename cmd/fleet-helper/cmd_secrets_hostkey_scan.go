@@ -83,6 +83,10 @@ func (v *vault) scanKeys(ctx context.Context, hosts []string) ([]scanRow, error)
 		})
 	}
 	_ = group.Wait() // the errors are in the rows
+	used, err := v.engine.KeysInUse()
+	if err != nil {
+		return nil, err
+	}
 	for i := range rows {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -90,7 +94,7 @@ func (v *vault) scanKeys(ctx context.Context, hosts []string) ([]scanRow, error)
 		if rows[i].Key == "" {
 			continue
 		}
-		if err := v.judgeShown(ctx, &rows[i]); err != nil {
+		if err := v.judgeShown(ctx, &rows[i], used[rows[i].Host]); err != nil {
 			return nil, err
 		}
 	}
@@ -123,8 +127,9 @@ func (v *vault) shownKey(ctx context.Context, host string) scanRow {
 	return row
 }
 
-// judgeShown decides on a key: whether another host has it, and, where nothing contradicts it, whether it is accepted.
-func (v *vault) judgeShown(ctx context.Context, row *scanRow) error {
+// judgeShown decides on a key: whether another host has it, and, where nothing contradicts it, whether it is accepted. used are the keys that the
+// host's secrets are encrypted to now: another one is a changed one.
+func (v *vault) judgeShown(ctx context.Context, row *scanRow, used []string) error {
 	other, err := v.otherOwner(row.Host, row.Key)
 	if err != nil {
 		return err
@@ -141,7 +146,7 @@ func (v *vault) judgeShown(ctx context.Context, row *scanRow) error {
 		row.fail(scanChanged, cli.WithHint(errors.New("other keys are pinned for it"), ""))
 		return nil
 	}
-	candidate := trust.Candidate{Host: row.Host, Key: row.Key, Address: v.op.plan.Hosts[row.Host].Deploy.Address}
+	candidate := trust.Candidate{Host: row.Host, Key: row.Key, Address: v.op.plan.Hosts[row.Host].Deploy.Address, Former: used}
 	known, err := v.accepted(row.Host, row.Fingerprint)
 	if err != nil {
 		return err

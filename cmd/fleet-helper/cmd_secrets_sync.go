@@ -138,7 +138,7 @@ func (o *regenerateOptions) rotate(ctx context.Context, env *cli.Env, _ []string
 		return &cli.UsageError{Err: errors.New("rotate needs --readable-by HOST"), Remedy: "single secrets: fleet secrets regenerate NAME"}
 	}
 	return o.changes(ctx, env, func(ctx context.Context, v *vault) (*secretsgen.Report, error) {
-		ids, err := v.engine.ReadableBy(o.readableBy)
+		ids, err := v.engine.ReadableBy(ctx, o.readableBy)
 		if err != nil {
 			return nil, err
 		}

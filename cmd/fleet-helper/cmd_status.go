@@ -215,6 +215,8 @@ func compare(ctx context.Context, op *operation, found []hostStatus) error {
 		switch {
 		case r.Err != nil:
 			s.fail(r.Err)
+		case r.MissingSecrets() != nil:
+			s.fail(r.MissingSecrets())
 		case r.Record.System != nil:
 			s.Toplevel = r.Record.System.OutPath
 			if s.Reachable {

@@ -20,7 +20,7 @@ import (
 // TestMain lets the scripts run the real main, under all names that it has.
 func TestMain(m *testing.M) {
 	run := func() { os.Exit(realMain()) }
-	testscript.Main(m, map[string]func(){"fleet": run, "gh": run, "encrypt": run})
+	testscript.Main(m, map[string]func(){"fleet": run, "gh": run, "encrypt": run, "edit-privately": editPrivatelyMain})
 }
 
 var update = flag.Bool("update", false, "write what is generated, and the scripts' expected output")

@@ -13,6 +13,9 @@ in
         NixOS configuration of every host. Beside the usual module arguments its modules get `host` (this host's entry in `hosts`),
         `hosts` (all entries), `nixosHosts` (the configurations of all hosts), `fleetLib`, `inputs`, `self`, and `inputs'` and `self'` for
         this host's system.
+
+        Reading an option of another host in `nixosHosts` evaluates that host, and is for `config` and not for `imports`; the options are those that this host has, too. Its secrets are an
+        exception: `nixosHosts.<host>.secrets.<name>.public.data` is answered from the state.
       '';
       example = literalExpression ''
         { host, ... }: {

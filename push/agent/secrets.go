@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"filippo.io/age"
 
@@ -109,7 +108,7 @@ func (s *session) secretsOpen(_ context.Context, req seal.Ref) (proto.SecretValu
 	if err != nil {
 		return proto.SecretValue{}, err
 	}
-	return proto.SecretValue{Value: opened.Value.Bytes()}, nil
+	return proto.SecretValue{Value: opened.Value.Bytes(), Salt: opened.Salt}, nil
 }
 
 // secretsVerify decrypts values in memory and compares them with what they should be.
@@ -144,20 +143,28 @@ func (s *session) secretsPreflight(ctx context.Context, req proto.SecretsPreflig
 		dirs = append(dirs, filepath.Join(toplevel.String(), "specialisation", req.Specialisation))
 	}
 	report := install.Report{Failed: []install.Failure{}}
+	known := map[string]bool{}
 	for _, dir := range dirs {
 		failed, err := s.checkManifest(ctx, filepath.Join(dir, "etc", "fleet", "secrets.json"))
 		if err != nil {
 			return install.Report{}, err
 		}
 		for _, f := range failed {
-			known := func(other install.Failure) bool { return other.ID == f.ID && other.Template == f.Template }
-			if !slices.ContainsFunc(report.Failed, known) {
+			if !known[f.What()] {
+				known[f.What()] = true
 				report.Failed = append(report.Failed, f)
 			}
 		}
 	}
+	if more := len(report.Failed) - maxFailures; more > 0 {
+		rest := install.Failure{Template: "and others", Reason: fmt.Sprintf("%d more cannot be installed", more)}
+		report.Failed = append(report.Failed[:maxFailures], rest)
+	}
 	return report, nil
 }
+
+// maxFailures bounds what a preflight lists, so that its answer stays within the protocol's bound.
+const maxFailures = 250
 
 func (s *session) checkManifest(ctx context.Context, name string) ([]install.Failure, error) {
 	f, err := openRegular(name)

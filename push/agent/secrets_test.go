@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -358,5 +359,30 @@ func TestPreflightOfASystem(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+func TestAPreflightOfManySecretsStaysShort(t *testing.T) {
+	storetest.RequireNix(t)
+	requireRoot(t)
+	host := testHost(t)
+	file, _ := hostKey(t)
+	host.CheckSecrets = func(context.Context, *install.Manifest) (install.Report, error) {
+		var report install.Report
+		for i := range 20_000 {
+			report.Failed = append(report.Failed, install.Failure{ID: secret.ID{Scope: secret.Shared, Name: fmt.Sprintf("s%d", i)}, Reason: strings.Repeat("no ", 100)})
+		}
+		return report, nil
+	}
+	dir := filepath.Join(t.TempDir(), "nixos-system")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	withManifest(t, dir, manifest(t, file))
+	client, _ := connect(t, host)
+	var report install.Report
+	err := client.Call(t.Context(), proto.MethodSecretsPreflight, proto.SecretsPreflightRequest{Toplevel: addToStore(t, dir)}, &report)
+	if n := len(report.Failed); err != nil || n != maxFailures+1 || !strings.Contains(report.Failed[n-1].Reason, "19750 more") {
+		t.Errorf("%d failures, %v", n, err)
 	}
 }

@@ -128,7 +128,7 @@ func ownKey(host string, files []string) (string, error) {
 
 // Run implements [secretsgen.Hosts]. Where the connection breaks meanwhile, the generator is not run again: that is a [*push.BrokenRunError].
 func (h *Hosts) Run(ctx context.Context, host string, request step.Request) (step.Result, error) {
-	session, err := h.sessions.get(ctx, host)
+	session, err := h.session(ctx, host)
 	if err != nil {
 		return step.Result{}, err
 	}
@@ -140,7 +140,7 @@ func (h *Hosts) Run(ctx context.Context, host string, request step.Request) (ste
 		Roots: []storepath.Path{program}, Substitute: h.substitute(host), Signer: h.opts.Signer, Step: plan.StepSecrets,
 	})
 	if err != nil {
-		return step.Result{}, fmt.Errorf("push the generator of %s: %w", request.ID, err)
+		return step.Result{}, notReached(ctx, fmt.Errorf("push the generator of %s: %w", request.ID, err))
 	}
 	timeout := request.Timeout
 	if timeout <= 0 {
@@ -187,7 +187,7 @@ const (
 
 // Rewrap implements [secretsgen.Hosts], in as many requests as it takes.
 func (h *Hosts) Rewrap(ctx context.Context, host string, request seal.RewrapRequest) (seal.RewrapResult, error) {
-	session, err := h.sessions.get(ctx, host)
+	session, err := h.session(ctx, host)
 	if err != nil {
 		return seal.RewrapResult{}, err
 	}
@@ -240,21 +240,21 @@ func (h *Hosts) rewrap(ctx context.Context, session Session, host string, reques
 }
 
 // Open implements [secretsgen.Hosts].
-func (h *Hosts) Open(ctx context.Context, host string, part seal.Ref) (secret.Plain, error) {
-	session, err := h.sessions.get(ctx, host)
+func (h *Hosts) Open(ctx context.Context, host string, part seal.Ref) (seal.Opened, error) {
+	session, err := h.session(ctx, host)
 	if err != nil {
-		return secret.Plain{}, err
+		return seal.Opened{}, err
 	}
 	var result proto.SecretValue
 	if err := h.ask(ctx, session, host, "open "+part.Context().String(), push.SecretsRequest{Method: proto.MethodSecretsOpen, Params: part, Result: &result}); err != nil {
-		return secret.Plain{}, err
+		return seal.Opened{}, err
 	}
-	return secret.NewPlain(result.Value), nil
+	return seal.Opened{Value: secret.NewPlain(result.Value), Salt: result.Salt}, nil
 }
 
 // Verify implements [secretsgen.Hosts], in as many requests as it takes.
 func (h *Hosts) Verify(ctx context.Context, host string, parts []seal.Ref) ([]string, error) {
-	session, err := h.sessions.get(ctx, host)
+	session, err := h.session(ctx, host)
 	if err != nil {
 		return nil, err
 	}
@@ -280,14 +280,36 @@ func (h *Hosts) Verify(ctx context.Context, host string, parts []seal.Ref) ([]st
 	return wrong, nil
 }
 
+// session is the host's, opened on demand.
+func (h *Hosts) session(ctx context.Context, host string) (Session, error) {
+	session, err := h.sessions.get(ctx, host)
+	return session, notReached(ctx, err)
+}
+
 // ask makes a request; an answer that is an error says what it is about.
 func (h *Hosts) ask(ctx context.Context, session Session, host, what string, request push.SecretsRequest) error {
 	err := session.Secrets(ctx, request)
 	if answer, ok := errors.AsType[*push.AgentError](err); ok {
 		return &HostSecretsError{Host: host, What: what, Answer: answer}
 	}
+	if _, lost := errors.AsType[*push.LostError](err); lost {
+		return notReached(ctx, err)
+	}
 	return err
 }
+
+// notReached marks an error as one of a host that did nothing of what it was asked for, see [secretsgen.ErrUnreachable].
+func notReached(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	return unreachedError{err}
+}
+
+type unreachedError struct{ error }
+
+func (e unreachedError) Unwrap() error        { return e.error }
+func (e unreachedError) Is(target error) bool { return target == secretsgen.ErrUnreachable }
 
 // HostSecretsError says that a host did not do something for secrets.
 type HostSecretsError struct {

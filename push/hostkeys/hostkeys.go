@@ -151,6 +151,24 @@ func (s *Store) Keys() (map[string][]string, error) {
 	return keys, nil
 }
 
+// KeysOf returns the pinned keys of one host, as "type base64"; none where it has none.
+func (s *Store) KeysOf(host string) ([]string, error) {
+	root, err := os.OpenRoot(s.dir)
+	if err != nil {
+		return nil, fmt.Errorf("read pinned host key: %w", err)
+	}
+	defer root.Close()
+	f, err := s.read(root, host)
+	if err != nil {
+		return nil, err
+	}
+	var keys []string
+	for _, pin := range f.Recipients {
+		keys = append(keys, pin.Key)
+	}
+	return keys, nil
+}
+
 // each visits every host's file, by their names' order.
 func (s *Store) each(visit func(host string, f *file) error) error {
 	root, err := os.OpenRoot(s.dir)

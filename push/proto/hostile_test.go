@@ -223,3 +223,24 @@ func TestAnAnswerThatIsLargerThanItsMethodNeedsEndsTheConnection(t *testing.T) {
 		}
 	}
 }
+
+func TestTheBoundOfAnAnswerIsThatOfItsMethod(t *testing.T) {
+	for name, tc := range map[string]struct {
+		method  string
+		request int
+		want    int
+	}{
+		"most methods say little":                     {MethodInfo, 100, maxAnswer},
+		"who is asked much may answer as much":        {MethodMissing, 5 << 20, 5 << 20},
+		"a closure is as large as it is":              {MethodClosure, 100, MaxMessage},
+		"a value is sealed to many owners":            {MethodSecretsRun, 100, MaxMessage},
+		"values are sealed to more than they came in": {MethodSecretsRewrap, 5 << 20, MaxMessage},
+		"a value that is shown is one value":          {MethodSecretsOpen, 5 << 20, maxSecretValue},
+		"what is wrong with a part is a sentence":     {MethodSecretsVerify, 100, maxAnswer},
+		"what a system cannot read is a list":         {MethodSecretsPreflight, 100, maxAnswer},
+	} {
+		if got := answerLimit(tc.method, tc.request); got != tc.want {
+			t.Errorf("%s: got %d, want %d", name, got, tc.want)
+		}
+	}
+}

@@ -239,9 +239,10 @@ type BuildResult struct {
 	Outputs []string `json:"outputs"`
 }
 
-// SecretValue is a decrypted part of a secret.
+// SecretValue is a decrypted part of a secret, with the salt of its commitment: whoever asked can tell that it is the value that was meant.
 type SecretValue struct {
 	Value []byte `json:"value"`
+	Salt  []byte `json:"salt"`
 }
 
 // SecretsVerifyRequest names encrypted parts, each a seal.Ref.

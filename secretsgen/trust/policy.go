@@ -131,21 +131,10 @@ func (p *Policy) look(ctx context.Context, c Candidate) (Question, How, error) {
 		}
 		q.Former = append(q.Former, a.Fingerprint)
 	}
-	for _, former := range c.Former {
-		if former != q.Fingerprint && !slices.Contains(q.Former, former) {
-			q.Former = append(q.Former, former)
-		}
-	}
-	all, err := p.Store.All()
-	if err != nil {
+	q.addFormer(c.Former)
+	if q.Others, err = p.Store.others(c.Host, q.Fingerprint); err != nil {
 		return q, "", err
 	}
-	for host, list := range all {
-		if host != c.Host && slices.ContainsFunc(list, func(a Acceptance) bool { return a.Fingerprint == q.Fingerprint }) {
-			q.Others = append(q.Others, host)
-		}
-	}
-	slices.Sort(q.Others)
 	// known_hosts speaks of addresses, and those come from git: it can introduce a host, but not exchange its key, nor
 	// pass one host off as another.
 	if p.KnownHosts == nil || len(q.Former) > 0 || len(q.Others) > 0 {
@@ -159,6 +148,14 @@ func (p *Policy) look(ctx context.Context, c Candidate) (Question, How, error) {
 		return q, KnownHost, nil
 	}
 	return q, "", nil
+}
+
+func (q *Question) addFormer(fingerprints []string) {
+	for _, former := range fingerprints {
+		if former != q.Fingerprint && !slices.Contains(q.Former, former) {
+			q.Former = append(q.Former, former)
+		}
+	}
 }
 
 // Fingerprint is the SHA-256 fingerprint of a public key, "type base64", as OpenSSH writes it.

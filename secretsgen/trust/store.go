@@ -19,6 +19,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -215,6 +216,22 @@ func (s *Store) All() (map[string][]Acceptance, error) {
 		}
 	}
 	return all, nil
+}
+
+// others are the hosts, but for this one, that a key was accepted for, sorted.
+func (s *Store) others(host, fingerprint string) ([]string, error) {
+	all, err := s.All()
+	if err != nil {
+		return nil, err
+	}
+	var others []string
+	for other, list := range all {
+		if other != host && slices.ContainsFunc(list, func(a Acceptance) bool { return a.Fingerprint == fingerprint }) {
+			others = append(others, other)
+		}
+	}
+	slices.Sort(others)
+	return others, nil
 }
 
 func (s *Store) write(host string, list []Acceptance) error {

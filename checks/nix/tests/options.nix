@@ -4,6 +4,7 @@
   lib,
   fleet,
   flake-parts,
+  mkFleet,
   nixpkgs,
   ...
 }:
@@ -61,6 +62,25 @@ let
     (lib.findFirst (option: option.path == ".checks") null ofFleet).value.type.getSubOptions [ ]
   );
 
+  # What hosts have from fleet, with what is below it.
+  hostOptions = (mkFleet { hosts.a.system = "x86_64-linux"; }).hosts.a.nixos.options;
+  ofNixos =
+    lib.concatMap
+      (
+        name:
+        walk "nixos.${name}" hostOptions.${name}
+        ++ walk "nixos.${name}.<name>" (hostOptions.${name}.type.getSubOptions [ ])
+      )
+      [
+        "secretIdentities"
+        "secretTemplates"
+        "secrets"
+      ];
+
+  ofSharedSecrets = walk "sharedSecrets.<name>" (
+    (lib.findFirst (option: option.path == ".sharedSecrets") null ofFleet).value.type.getSubOptions [ ]
+  );
+
   flakeOptions =
     (flake-parts.lib.evalFlakeModule
       {
@@ -76,7 +96,7 @@ let
     ).options;
   ofFlake = walk "fleetConfigurations" flakeOptions.fleetConfigurations ++ walk "flake.fleetModules" (flakeOptions.flake.type.getSubOptions [ ]).fleetModules;
 
-  all = ofFleet ++ ofHost ++ ofChecks ++ ofFlake;
+  all = ofFleet ++ ofHost ++ ofChecks ++ ofFlake ++ ofNixos ++ ofSharedSecrets;
 
   without = wanted: map (option: option.path) (lib.filter (option: !wanted option.value) all);
 
@@ -110,6 +130,9 @@ in
       "checks.<name>.assertion"
       "fleetConfigurations"
       "flake.fleetModules"
+      "nixos.secrets.<name>.owner"
+      "nixos.secretTemplates.<name>.content"
+      "sharedSecrets.<name>.expectedOwners"
     ];
     expected = [ ];
   };

@@ -240,7 +240,13 @@ in
   };
 
   testTheReferenceOfOptionsIsTheOneInDocs = {
-    expr = import ../options-doc.nix { inherit lib; } user.fleetConfigurations.default.options;
+    expr =
+      let
+        inherit (user.fleetConfigurations) default;
+      in
+      import ../options-doc.nix { inherit lib; } default.options {
+        inherit (default.hosts.a.nixos.options) secretIdentities secretTemplates secrets;
+      };
     expected = builtins.readFile ../../../docs/reference/options.md;
   };
 }

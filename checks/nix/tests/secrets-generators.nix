@@ -716,6 +716,17 @@ in
     expected = "<store>/bin/date";
   };
 
+  testAScriptCanBeAFile = {
+    expr = map seedOf [
+      ../fixtures/note.nix
+      (builtins.readFile ../fixtures/note.nix)
+    ];
+    expected = map (_: builtins.hashFile "sha256" ../fixtures/note.nix) [
+      1
+      2
+    ];
+  };
+
   # Mistakes.
   testAnUnknownNameIsToldOf = error "The generator of sharedSecrets\\.s asks for mkPasword, which neither the packages nor fleet have" (
     { mkPasword }: mkPasword { }

@@ -2,6 +2,8 @@
 # an older fleet shows, where FLEET_README names it.
 {
   lib,
+  callFlake,
+  callFlakeText,
   callFleet,
   flake-parts,
   mkFleet,
@@ -157,6 +159,26 @@ let
       };
     };
 
+  # The examples, with what the stand-in's NixOS lacks for them.
+  example =
+    name: stub:
+    let
+      nixpkgs = wholeNixpkgs."";
+      withStub = nixpkgs // {
+        lib = nixpkgs.lib // {
+          nixosSystem = arguments: nixpkgs.lib.nixosSystem (arguments // { modules = arguments.modules ++ [ stub ]; });
+        };
+      };
+      flake = callFlake (../../../examples + "/${name}") {
+        nixpkgs = withStub;
+        fleet = callFleet nixpkgs;
+        inherit flake-parts;
+      };
+    in
+    flake.fleetConfigurations.default;
+
+  missing = fleet: lib.mapAttrs (_: host: host.record.specs.missing) fleet.hosts;
+
   # The blocks of Nix in a document of another markup.
   readme = builtins.getEnv "FLEET_README";
   block =
@@ -166,6 +188,14 @@ let
     )) n;
 
   evaluate = text: import (builtins.toFile "block.nix" text);
+
+  # Paths in the document are below its reader's flake.
+  flake = callFlakeText (lib.replaceStrings [ "./" ] [ "${toString ../fixtures/older}/" ] (block 0)) {
+    inherit flake-parts;
+    nixpkgs = wholeNixpkgs."";
+    fleet = callFleet wholeNixpkgs."";
+    lanzaboote.nixosModules.lanzaboote.options.services.ray = lib.mkOption { type = lib.types.anything; };
+  };
 
   # What services and packages the blocks name.
   stubs =
@@ -210,7 +240,105 @@ in
 lib.concatMapAttrs (
   name: nixpkgs: lib.mapAttrs' (test: lib.nameValuePair "testASystem${test}${name}") (tests nixpkgs)
 ) wholeNixpkgs
+// {
+  testTheKubernetesExampleAsksForItsSecrets = {
+    expr =
+      let
+        fleet = example "kubernetes-hsm" { };
+      in
+      {
+        missing = missing fleet;
+        on = lib.mapAttrs (_: s: s.generator.on) fleet.plan.sharedSecrets;
+        names =
+          map (argument: argument.sans or [ ]) fleet.plan.sharedSecrets."apiserver.pem".generator.data.arguments;
+      };
+    expected = {
+      missing = {
+        controlplane-1 = [
+          "shared/admin.pem"
+          "shared/apiserver.pem"
+          "shared/ca.pem"
+        ];
+        controlplane-2 = [
+          "shared/apiserver.pem"
+          "shared/ca.pem"
+        ];
+        hsm-1 = [ "host/hsm-1/hsm-pin" ];
+        worker-1 = [ "shared/ca.pem" ];
+      };
+      on = {
+        "admin.pem" = "hsm-1";
+        "apiserver.pem" = "hsm-1";
+        "ca.pem" = "hsm-1";
+      };
+      names = [
+        [
+          "DNS:kubernetes"
+          "IP:10.77.0.12"
+          "IP:10.77.0.13"
+        ]
+      ];
+    };
+  };
+
+  testTheGitlabExampleAsksForItsSecrets = {
+    expr = missing (
+      example "gitlab" {
+        options.services.gitlab =
+          lib.genAttrs [ "enable" "initialRootPasswordFile" ] (_: lib.mkOption { type = lib.types.raw; })
+          // {
+            secrets = lib.genAttrs [ "secretFile" "otpFile" "dbFile" "jwsFile" ] (
+              _: lib.mkOption { type = lib.types.str; }
+            );
+          };
+      }
+    );
+    expected = lib.mapAttrs (host: map (name: "host/${host}/${name}")) {
+      gitlab = [
+        "gitlab-db"
+        "gitlab-jws"
+        "gitlab-otp"
+        "gitlab-root"
+        "gitlab-secret"
+      ];
+    };
+  };
+}
 // lib.optionalAttrs (readme != "") {
+  testThePublishedFlakeEvaluates = {
+    expr =
+      let
+        fleet = flake.fleetConfigurations.default;
+      in
+      {
+        hosts = lib.attrNames fleet.plan.hosts;
+        inherit (fleet.plan) warnings;
+        system = lib.hasSuffix ".drv" fleet.hosts.controlplane-1.record.system.drvPath;
+        inherit (fleet.hosts.controlplane-1.nixos.config.services) ray;
+        apps = lib.attrNames flake.apps.${x86};
+      };
+    expected = {
+      hosts = [
+        "a"
+        "b"
+        "c"
+        "controlplane-1"
+        "d"
+      ];
+      warnings = [ "the mesh is there" ];
+      system = true;
+      ray = {
+        gpus = 4;
+        cpus = 128;
+      };
+      apps = [
+        "deploy"
+        "fleet"
+        "secrets"
+      ];
+    };
+  };
+
   testThePublishedGitlabHasItsSecrets = {
     expr = {
       secrets = lib.mapAttrs (_: s: s.generator.data.generator) gitlab.hosts.a.record.specs.secrets;

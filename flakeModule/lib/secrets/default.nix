@@ -18,7 +18,7 @@ let
   make = import ./make.nix { inherit lib; };
   masks = import ./mask.nix { inherit lib; };
   data = import ./data.nix { inherit lib masks; };
-  functions = import ./builtins.nix { inherit lib; };
+  functions = import ./builtins { inherit lib; };
   openState = import ./state.nix { inherit lib names; };
   specs = import ./spec.nix { inherit lib make; };
   graph = import ./graph.nix { inherit lib; };
@@ -86,7 +86,7 @@ rec {
         lib.setFunctionArgs (pkgs: pkgs.fleetGenerators.${name} argument) { fleetGenerators = false; };
       curried =
         name: first:
-        if lib.isString first then
+        if lib.isString first || builtins.isPath first then
           second: lib.setFunctionArgs (pkgs: pkgs.fleetGenerators.${name} first second) { fleetGenerators = false; }
         else
           later name first;
@@ -164,12 +164,17 @@ rec {
       # What a plan says is the same for all systems, since store paths are masked in it.
       describing = callOn packagesOn.x86_64-linux;
 
-      withTag = tag: attrNames (filterAttrs (_: host: lib.elem tag host.tags) hosts);
+      # By tag, the hosts that have it: a thousand secrets must not each look at a thousand hosts.
+      withTag = mapAttrs (_: map (pair: pair.host)) (
+        lib.groupBy (pair: pair.tag) (
+          lib.concatMap (host: map (tag: { inherit host tag; }) hosts.${host}.tags) (attrNames hosts)
+        )
+      );
 
       expand =
         owner:
         if lib.hasPrefix "@" owner then
-          withTag (lib.removePrefix "@" owner)
+          withTag.${lib.removePrefix "@" owner} or [ ]
         else
           lib.optional (hosts ? ${owner}) owner;
 

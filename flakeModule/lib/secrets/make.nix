@@ -168,6 +168,7 @@ rec {
   written =
     pkgs:
     {
+      # A text, or a file with it.
       script,
       impureOn ? null,
       parts ? null,
@@ -178,6 +179,9 @@ rec {
       # What an older version of fleet had; all owners of a secret have one value.
       allowDifferent ? true,
     }:
+    let
+      text = if builtins.isPath script then builtins.readFile script else script;
+    in
     {
       _type = "fleetGenerator";
       kind = "script";
@@ -185,12 +189,12 @@ rec {
       inherit sandbox;
       data = null;
       given = generationData;
-      seedText = script;
+      seedText = text;
       dependencies = normalDependencies dependencies;
       ask = null;
       parts = if parts == null then null else mapAttrs (_: part) parts;
       package = program pkgs {
-        inherit script;
+        script = text;
         path = runtimeInputs ++ tools pkgs;
         setup = ownMkdir;
       };
@@ -203,11 +207,13 @@ rec {
   */
   mkImpureSecretGenerator =
     pkgs: first:
-    if isString first then
+    if isString first || builtins.isPath first then
       impureOn: written pkgs { script = first; inherit impureOn; }
     else
       written pkgs first;
 
   mkSecretGenerator =
-    pkgs: first: written pkgs (if isString first then { script = first; } else first);
+    pkgs: first: written pkgs (
+      if isString first || builtins.isPath first then { script = first; } else first
+    );
 }

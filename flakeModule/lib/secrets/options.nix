@@ -70,6 +70,7 @@ in
         What a changed script does: a new value with the next `sync`, or a notice in `status`. Null is a notice for scripts that somebody wrote; for fleet's own generators
         only their arguments count, and other arguments always mean a new value. Updates of nixpkgs change no script.
       '';
+      example = "regenerate";
     };
 
     onDependencyChange = mkOption {

@@ -76,18 +76,23 @@ let
     neededForUsers = false;
   };
 
-  manifest = pkgs.writeText "fleet-secrets.json" (
-    builtins.toJSON {
+  # The program has the last word on what a manifest is, and has it while the system is built.
+  manifest = pkgs.writeTextFile {
+    name = "fleet-secrets.json";
+    text = builtins.toJSON {
       format = 1;
       inherit (fleetSecrets) fleet;
       host = host.name;
       identities = config.secretIdentities;
       secrets = map renderSecret (filter (secret: !secret._fleet.missing) secrets);
       templates = mapAttrsToList renderTemplate config.secretTemplates;
-    }
-  );
+    };
+    checkPhase = "${program} secrets-install --validate --manifest \"$target\"\n";
+  };
 
-  install = phase: "${fleetHelper pkgs}/bin/fleet-helper secrets-install --manifest ${manifest} --phase ${phase}";
+  program = "${fleetHelper pkgs}/bin/fleet-helper";
+
+  install = phase: "${program} secrets-install --manifest ${manifest} --phase ${phase}";
 
   unit = phase: {
     wantedBy = [ "sysinit.target" ];

@@ -1,7 +1,9 @@
-# A fleet of the hosts in a JSON file.
+# A fleet of the hosts in a JSON file, and of what a test declares beside them.
 file:
 { lib, ... }:
 {
+  imports = lib.optional (builtins.pathExists ./more.nix) ./more.nix;
+
   hosts = lib.mapAttrs (_: host: {
     system = "x86_64-linux";
     tags = host.tags or [ ];
