@@ -149,6 +149,7 @@ func (p *Plan) normalise() {
 	for name, h := range p.Hosts {
 		h.Tags = notNil(h.Tags)
 		h.Deploy.HostKeys = notNil(h.Deploy.HostKeys)
+		normaliseDeploy(&h.Deploy)
 		h.Network.InternalIPs = notNil(h.Network.InternalIPs)
 		h.Network.ExternalIPs = notNil(h.Network.ExternalIPs)
 		p.Hosts[name] = h
@@ -163,6 +164,7 @@ func normaliseRecord(r *Record) {
 	if r.Specs != nil {
 		specs := *r.Specs
 		specs.Secrets, specs.Missing = normaliseSecrets(specs.Secrets), notNil(specs.Missing)
+		specs.Health = normaliseHealth(specs.Health)
 		r.Specs = &specs
 	}
 	if r.System == nil {

@@ -3,7 +3,9 @@ package plan
 import (
 	"encoding/base64"
 	"encoding/binary"
+	"net"
 	"net/netip"
+	"net/url"
 	"strconv"
 	"strings"
 	"unicode"
@@ -151,6 +153,46 @@ func checkHostKey(s string) string {
 		return "its second word is no key of the type that the first word names"
 	}
 	return ""
+}
+
+// checkHostPort accepts HOST:PORT, where an IPv6 host stands in brackets.
+func checkHostPort(s string) string {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return "it must be HOST:PORT"
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+		return "its port must be a number from 1 to 65535"
+	}
+	if fault := checkAddress(host); fault != "" {
+		return "in its host: " + fault
+	}
+	return ""
+}
+
+// checkURL accepts what an HTTP client can ask for.
+func checkURL(s string) string {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return "it must be a URL that begins with http:// or https://"
+	}
+	return ""
+}
+
+// checkUnit accepts the names of systemd's units (systemd.unit(5)).
+func checkUnit(s string) string {
+	if fault := checkChars(s, `.-:@\`, 255); fault != "" {
+		return fault
+	}
+	if i := strings.LastIndexByte(s, '.'); i <= 0 || i == len(s)-1 {
+		return `it needs its type, as "sshd.service"`
+	}
+	return ""
+}
+
+// checkUnitPattern accepts a unit's name with "*" and "?" in it.
+func checkUnitPattern(s string) string {
+	return checkChars(strings.NewReplacer("*", "_", "?", "_").Replace(s), `.-:@\`, 255)
 }
 
 // checkAttr accepts any name that Nix could have as an attribute.

@@ -70,6 +70,13 @@ type Deploy struct {
 	SubstituteOnDestination bool `json:"substituteOnDestination"`
 	// Specialisation is the specialisation that is activated; nil means none.
 	Specialisation *string `json:"specialisation"`
+	// Guard says how activations are guarded; nil means [DefaultGuard].
+	Guard *Guard `json:"guard"`
+	// Health are checks that an activation has to pass, by their names. Those of the host's own modules, in [Specs], come beside them.
+	Health map[string]HealthCheck `json:"health"`
+	// Drain runs on the host before an activation, and Undrain after it, however it ended. They are programs with arguments; empty means none.
+	Drain   []string `json:"drain"`
+	Undrain []string `json:"undrain"`
 }
 
 // Record is what had to be evaluated in a host's own modules.

@@ -90,6 +90,8 @@ type Specs struct {
 	// Missing are the parts that the host needs and the state does not have for it, as ids of secrets, own and shared ones. While there
 	// are any, the host's system does not evaluate.
 	Missing []string `json:"missing"`
+	// Health are checks that the host's own modules declare, by their names. One of the same name in the plan replaces it.
+	Health map[string]HealthCheck `json:"health"`
 }
 
 // secret checks one declaration.

@@ -55,6 +55,7 @@ func (p *Plan) Validate() error {
 		v.host(join("hosts", name), name, h)
 	}
 	v.buildOn(p.Hosts)
+	v.otherHosts(p.Hosts)
 	for name, secret := range p.SharedSecrets {
 		path := join("sharedSecrets", name)
 		v.secret(path, name, secret)
@@ -75,6 +76,9 @@ func (p *Plan) Validate() error {
 			v.add(path, "there is no host of that name in hosts")
 		}
 		v.record(path, r)
+		if r.Specs != nil {
+			v.checkFrom(path+".specs.health", name, r.Specs.Health, slices.Sorted(maps.Keys(p.Hosts)))
+		}
 	}
 	return v.err("plan")
 }
@@ -154,6 +158,10 @@ func (v *validation) deploy(path string, d Deploy) {
 	if d.Specialisation != nil {
 		v.check(path+".specialisation", *d.Specialisation, checkName)
 	}
+	v.guard(path+".guard", d.GuardOf())
+	v.health(path+".health", d.Health)
+	v.command(path+".drain", d.Drain)
+	v.command(path+".undrain", d.Undrain)
 }
 
 func (v *validation) oneOf(path, value string, allowed ...string) {
@@ -215,6 +223,7 @@ func (v *validation) record(path string, r Record) {
 			v.secret(join(path+".specs.secrets", name), name, secret)
 		}
 		v.checkAll(path+".specs.missing", r.Specs.Missing, checkSecretID)
+		v.health(path+".specs.health", r.Specs.Health)
 	}
 	if r.System == nil {
 		return
