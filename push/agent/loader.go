@@ -324,5 +324,3 @@ func leftOver(m menu, toplevel string) bool {
 	_, err := m.entryOf(toplevel)
 	return err == nil
 }
-
-func (l hostLoader) Preflight(old, next string) []Finding { return nil }
