@@ -1,5 +1,46 @@
 package proto
 
+const (
+	// MethodTransactions: nothing → [TransactionsResult].
+	MethodTransactions = "activation.list"
+	// MethodGenerations: nothing → [GenerationsResult].
+	MethodGenerations = "host.generations"
+	// MethodCheck: [CheckRequest] → [CheckResult], from an agent that is root: the host looks at another one, or at itself.
+	MethodCheck = "health.check"
+)
+
+// TransactionsResult are the transactions that a host remembers, newest first.
+type TransactionsResult struct {
+	Transactions []TxnStatus `json:"transactions"`
+}
+
+// GenerationsResult are the generations of a host's system profile, newest first.
+type GenerationsResult struct {
+	Generations []Generation `json:"generations"`
+}
+
+// Generation is one generation of the system profile.
+type Generation struct {
+	Number   int    `json:"number"`
+	Toplevel string `json:"toplevel"`
+	// Current says that the profile is this one; Since, RFC 3339, when it was made.
+	Current bool   `json:"current,omitempty"`
+	Since   string `json:"since,omitempty"`
+	// Specialisations are the names below <toplevel>/specialisation.
+	Specialisations []string `json:"specialisations,omitempty"`
+}
+
+// CheckRequest is a health check that is made once, in at most its own time.
+type CheckRequest struct {
+	Name  string      `json:"name"`
+	Check HealthCheck `json:"check"`
+}
+
+// CheckResult says how it went; Problem is empty where it went well.
+type CheckResult struct {
+	Problem string `json:"problem,omitempty"`
+}
+
 // GuardPolicy is how patient and how strict a host's guard is. A bound of 0 means the default; no settling and no soaking are 0, too.
 type GuardPolicy struct {
 	// SwitchSeconds bounds one activation of the new system, RollbackSeconds one of the old.

@@ -301,6 +301,8 @@ type AttachRequest struct {
 // TxnRequest names a transaction; an empty name means the newest one.
 type TxnRequest struct {
 	Txn string `json:"txn,omitempty"`
+	// Reason says why, for [MethodAbort]; one line for a person.
+	Reason string `json:"reason,omitempty"`
 }
 
 // TxnState is where a transaction is.
