@@ -95,7 +95,10 @@ type hop struct {
 
 // newHop is hop i on the way to a target. Pins are the target's, and no jump host's new key is ever accepted.
 func newHop(target Target, hops []settings, i int, timeouts Timeouts, pins []ssh.PublicKey) *hop {
-	h := &hop{settings: &hops[i], host: hops[i].given.host, timeouts: timeouts.forHost(&hops[i])}
+	h := &hop{settings: &hops[i], host: hops[i].given.host, pins: hops[i].pins, timeouts: timeouts.forHost(&hops[i])}
+	if hops[i].name != "" {
+		h.host = hops[i].name
+	}
 	if h.final = i == len(hops)-1; h.final {
 		h.host, h.pins, h.acceptNew = target.Host, pins, target.AcceptNewHostKey
 	}

@@ -41,7 +41,7 @@ func (d *openSSH) Dial(ctx context.Context, target Target) (Conn, error) {
 	var socket string
 	for i := range hops {
 		h := newHop(target, hops, i, d.options.Timeouts, pins)
-		m := &master{dialer: d, hop: h, via: socket, noProxy: len(hops) == 1 && target.JumpHosts != nil}
+		m := &master{dialer: d, hop: h, via: socket}
 		next, err := m.open(ctx)
 		if err != nil {
 			if last != nil {
@@ -62,8 +62,7 @@ type master struct {
 	dialer *openSSH
 	*hop
 	// via is the control socket of the hop before, empty for the first.
-	via     string
-	noProxy bool
+	via string
 
 	dir    string
 	cancel context.CancelFunc

@@ -39,8 +39,36 @@ func (r *resolver) routeAndPins(ctx context.Context, t Target) ([]settings, []ss
 	if err != nil {
 		return nil, nil, &ConfigError{Host: t.Host, Address: t.Address, Err: err, Remedy: "set deploy.hostKeys to lines as `ssh-keyscan` prints them, without the name"}
 	}
+	before, err := r.vantage(ctx, t.Via)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(before) > 0 {
+		t.JumpHosts = []string{}
+	}
 	hops, err := r.route(ctx, t)
-	return hops, pins, err
+	if err != nil {
+		return nil, nil, err
+	}
+	hops[0].noProxy = len(hops) == 1 && t.JumpHosts != nil
+	return append(before, hops...), pins, nil
+}
+
+// vantage is the way to the machine that a target is reached through.
+func (r *resolver) vantage(ctx context.Context, via *Target) ([]settings, error) {
+	if via == nil {
+		return nil, nil
+	}
+	hops, pins, err := r.routeAndPins(ctx, *via)
+	if err != nil {
+		return nil, err
+	}
+	if len(hops) >= maxHops {
+		return nil, &ConfigError{Host: via.Host, Address: via.Address, Err: fmt.Errorf("more than %d jump hosts", maxHops)}
+	}
+	last := &hops[len(hops)-1]
+	last.name, last.pins = via.Host, pins
+	return hops, nil
 }
 
 // route returns the machines to log in to, in order; the target is the last one.

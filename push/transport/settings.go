@@ -7,13 +7,21 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 )
 
 // settings is what the user's ssh would use for one host, as `ssh -G` prints it. Paths still hold
 // tokens and a tilde; see expander.
 type settings struct {
 	// given is what ssh was asked about; its host is %n in ssh_config(5).
-	given    endpoint
+	given endpoint
+	// name and pins are those of a [Target] that the way leads through, and empty for other jump hosts. noProxy says that the user's
+	// configuration must not add hops of its own.
+	name    string
+	pins    []ssh.PublicKey
+	noProxy bool
+
 	hostname string
 	user     string
 	port     int

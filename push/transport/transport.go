@@ -22,6 +22,10 @@ type Target struct {
 	// JumpHosts are passed through in order, each as [user@]host[:port]; nil leaves it to the user's
 	// ssh configuration, an empty non-nil slice forbids any.
 	JumpHosts []string
+	// Via is another machine of ours that the connection goes through, in place of JumpHosts and of what the user's ssh configuration says
+	// of jump hosts and proxies; nil means none. It is reached by its own settings, and its HostKeys count for it. None of its new keys is
+	// accepted.
+	Via *Target
 	// HostKeys are the only acceptable keys ("type base64"); empty means that known hosts decide.
 	HostKeys []string
 	// AcceptNewHostKey, where no key is known at all, accepts the presented one and hands it to

@@ -16,6 +16,8 @@ func routeTests() map[string]func(*testing.T, Env) {
 	return map[string]func(*testing.T, Env){
 		"a jump host of the plan is passed through":           jumpByPlan,
 		"jump hosts of the user's configuration are too":      jumpByConfig,
+		"a machine of ours is passed through by its pins":     vantage,
+		"a machine of ours with another key is refused":       vantageWrongKey,
 		"several jump hosts are passed in order":              jumpChain,
 		"a jump host's key is checked by its own entry":       jumpUnknownKey,
 		"a jump host that refuses the next hop is named":      jumpRefused,
@@ -59,6 +61,34 @@ func jumpByPlan(t *testing.T, env Env) {
 	}
 	jump.Drop()
 	typed[*transport.LostError](t, within(t, conn.Wait))
+}
+
+// vantage leads through a machine that no known_hosts file knows, and past the jump hosts that the target has itself.
+func vantage(t *testing.T, env Env) {
+	r := newRig(t, env)
+	jump, key := withJump(t, env, r)
+	r.target.HostKeys = []string{r.hostKey.Text()}
+	r.target.JumpHosts = []string{"nowhere.invalid"}
+	r.target.Via = &transport.Target{Host: "peer", Address: jump.Host(), Port: jump.Port(), User: jump.User(), HostKeys: []string{key.Text()}}
+	conn := r.dial()
+	if got := execute(t, conn, "echo through", ""); got.stdout != "through\n" || got.err != nil {
+		t.Errorf("%+v", got)
+	}
+	if got, _ := conn.HostKey(); got != r.hostKey.Text() {
+		t.Errorf("the key of the connection is %q", got)
+	}
+	jump.Drop()
+	typed[*transport.LostError](t, within(t, conn.Wait))
+}
+
+func vantageWrongKey(t *testing.T, env Env) {
+	r := newRig(t, env)
+	jump, _ := withJump(t, env, r)
+	r.target.HostKeys = []string{r.hostKey.Text()}
+	r.target.Via = &transport.Target{Host: "peer", Address: jump.Host(), Port: jump.Port(), User: jump.User(), HostKeys: []string{NewKey(t).Text()}}
+	if err := refused[*transport.HostKeyError](r); err.Kind != transport.HostKeyChanged || err.Host != "peer" {
+		t.Errorf("error is %+v", err)
+	}
 }
 
 func jumpByConfig(t *testing.T, env Env) {
