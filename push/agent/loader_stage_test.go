@@ -89,14 +89,14 @@ func efiText(text string) string {
 	return string(append(raw, 0, 0))
 }
 
-// generation is one that an installer writes an entry for.
-type generation struct {
+// installed is one that an installer writes an entry for.
+type installed struct {
 	profile, number, toplevel string
 }
 
-func (b *bootHost) generations() []generation {
+func (b *bootHost) installed() []installed {
 	b.t.Helper()
-	var all []generation
+	var all []installed
 	for _, dir := range []string{"", "system-profiles"} {
 		names, err := filepath.Glob(filepath.Join(b.NixVar, "profiles", dir, "*-link"))
 		if err != nil {
@@ -109,14 +109,14 @@ func (b *bootHost) generations() []generation {
 			if err != nil {
 				b.t.Fatal(err)
 			}
-			all = append(all, generation{stem[:i], stem[i+1:], top})
+			all = append(all, installed{stem[:i], stem[i+1:], top})
 		}
 	}
 	return all
 }
 
 // copyKernels is what all installers do; copies of systems that are no generation any more go.
-func (b *bootHost) copyKernels(dir, suffix string, gens []generation) {
+func (b *bootHost) copyKernels(dir, suffix string, gens []installed) {
 	b.t.Helper()
 	if err := os.RemoveAll(filepath.Join(b.Boot[0], dir)); err != nil {
 		b.t.Fatal(err)
@@ -136,16 +136,16 @@ func (b *bootHost) copyName(toplevel, file string) string {
 	return strings.ReplaceAll(strings.TrimPrefix(path, "/nix/store/"), "/", "-")
 }
 
-func (b *bootHost) entry(g generation, version string) string {
+func (b *bootHost) entry(g installed, version string) string {
 	return "title NixOS\nsort-key nixos\nversion Generation " + g.number + " " + version + "\nlinux /EFI/nixos/" + b.copyName(g.toplevel, "kernel") +
 		".efi\ninitrd /EFI/nixos/" + b.copyName(g.toplevel, "initrd") + ".efi\noptions init=" + g.toplevel + "/init loglevel=4\nmachine-id 0123\n"
 }
 
 // byGeneration is systemd-boot as NixOS 26.05 installs it.
 func byGeneration(b *bootHost, toplevel string) {
-	gens := b.generations()
+	gens := b.installed()
 	b.copyKernels("EFI/nixos", ".efi", gens)
-	b.entries(gens, toplevel, func(g generation, text string) (string, string) {
+	b.entries(gens, toplevel, func(g installed, text string) (string, string) {
 		name := "nixos-generation-" + g.number + ".conf"
 		if g.profile != "system" {
 			name = "nixos-" + g.profile + "-generation-" + g.number + ".conf"
@@ -157,13 +157,13 @@ func byGeneration(b *bootHost, toplevel string) {
 // byHash is systemd-boot as NixOS 26.11 installs it, with tries where boots are counted.
 func byHash(tries string) func(*bootHost, string) {
 	return func(b *bootHost, toplevel string) {
-		gens := b.generations()
+		gens := b.installed()
 		b.copyKernels("EFI/nixos", ".efi", gens)
 		config := "default "
 		if tries != "" {
 			config = "default nixos-*\npreferred "
 		}
-		b.entries(gens, toplevel, func(g generation, text string) (string, string) {
+		b.entries(gens, toplevel, func(g installed, text string) (string, string) {
 			stem := fmt.Sprintf("nixos-%x", sha256.Sum256([]byte(text)))
 			if g.toplevel == toplevel {
 				return stem + ".conf", stem + ".conf" // blessed long ago
@@ -173,7 +173,7 @@ func byHash(tries string) func(*bootHost, string) {
 	}
 }
 
-func (b *bootHost) entries(gens []generation, toplevel string, name func(generation, string) (file, id string), config string) {
+func (b *bootHost) entries(gens []installed, toplevel string, name func(installed, string) (file, id string), config string) {
 	b.t.Helper()
 	dir := filepath.Join(b.Boot[0], "loader")
 	if err := os.RemoveAll(filepath.Join(dir, "entries")); err != nil {
@@ -197,7 +197,7 @@ func byStandIn(b *bootHost, toplevel string) {
 
 // byGrub is GRUB as NixOS installs it, with /boot on a partition of its own.
 func byGrub(b *bootHost, toplevel string) {
-	gens := b.generations()
+	gens := b.installed()
 	b.copyKernels("kernels", "", gens)
 	var text strings.Builder
 	text.WriteString(strings.Replace(grubHead, "DEFAULT", "0", 1))
@@ -226,10 +226,10 @@ func byGrub(b *bootHost, toplevel string) {
 }
 
 func byExtlinux(b *bootHost, toplevel string) {
-	gens := b.generations()
+	gens := b.installed()
 	b.copyKernels("nixos", "", gens)
 	text := "TIMEOUT 50\nDEFAULT nixos-default\n"
-	for _, g := range append([]generation{{"", "default", toplevel}}, gens...) {
+	for _, g := range append([]installed{{"", "default", toplevel}}, gens...) {
 		text += "LABEL nixos-" + g.number + "\n  LINUX ../nixos/" + b.copyName(g.toplevel, "kernel") + "\n  INITRD ../nixos/" +
 			b.copyName(g.toplevel, "initrd") + "\n  APPEND init=" + g.toplevel + "/init loglevel=4\n"
 	}
@@ -609,7 +609,7 @@ func efiImage(sections ...string) string {
 }
 
 func byLanzaboote(b *bootHost, _ string) {
-	for _, g := range b.generations() {
+	for _, g := range b.installed() {
 		if g.profile == "system" { // it installs no others
 			write(b.t, filepath.Join(b.Boot[0], "EFI/Linux/nixos-generation-"+g.number+"-abc.efi"),
 				efiImage(".osrel", "ID=lanza\n", ".cmdline", "init="+g.toplevel+"/init loglevel=4\x00", ".linux", "\\EFI\\nixos\\kernel", ".linuxh", "hash"))
