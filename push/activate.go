@@ -74,8 +74,26 @@ func isOurs(status proto.TxnStatus, request proto.BeginRequest) bool {
 // nil, is called by one goroutine with every event once. The end of ctx, and a host that stays away, leave the transaction running:
 // the error is then a [*DetachedError]. A transaction that did not get the host's lock is a [*LockedError], beside its status.
 func (s *Session) Attach(ctx context.Context, txn string, each func(proto.TxnEvent)) (proto.TxnStatus, error) {
-	a := &attachment{txn: txn, each: each}
-	err := s.resume(ctx, a.follow)
+	return s.Watch(ctx, &Watch{Txn: txn, Each: each})
+}
+
+// Watch is what is known of a transaction that is followed, across connections and sessions. It is used by one goroutine at a time.
+type Watch struct {
+	Txn string
+	// Each, which may be nil, is called with every event once.
+	Each func(proto.TxnEvent)
+	// Lost, which may be nil, is called when a connection broke, before another one is made.
+	Lost func(error)
+
+	offset uint64
+	state  proto.TxnState
+	status proto.TxnStatus
+}
+
+// Watch is [Session.Attach], which goes on where another call of Watch has ended.
+func (s *Session) Watch(ctx context.Context, a *Watch) (proto.TxnStatus, error) {
+	a.status = proto.TxnStatus{}
+	err := s.resume(ctx, a.followOrBegin)
 	answer, answered := errors.AsType[*proto.Error](err)
 	if answered && answer.Code != proto.CodeCancelled {
 		return a.status, s.answer(proto.MethodAttach, err)
@@ -87,7 +105,7 @@ func (s *Session) Attach(ctx context.Context, txn string, each func(proto.TxnEve
 		err = cleanAnswer(answer)
 	}
 	if err != nil {
-		return a.status, &DetachedError{Host: s.spec.Target.Host, Txn: txn, Err: err}
+		return a.status, &DetachedError{Host: s.spec.Target.Host, Txn: a.Txn, Err: err}
 	}
 	if a.status.State == proto.TxnFailed && a.status.Lock != nil {
 		return a.status, &LockedError{Host: s.spec.Target.Host, Holder: a.status.Lock}
@@ -95,17 +113,21 @@ func (s *Session) Attach(ctx context.Context, txn string, each func(proto.TxnEve
 	return a.status, nil
 }
 
-// attachment is what is known of a transaction across connections.
-type attachment struct {
-	txn    string
-	each   func(proto.TxnEvent)
-	offset uint64
-	state  proto.TxnState
-	status proto.TxnStatus
+// followOrBegin starts from the log's beginning where the host has a shorter log than we have read: it does not outlive a boot.
+func (a *Watch) followOrBegin(ctx context.Context, l *link) (progress bool, err error) {
+	progress, err = a.follow(ctx, l)
+	if proto.CodeOf(err) == proto.CodeUsage && a.offset > 0 {
+		a.offset = 0
+		progress, err = a.follow(ctx, l)
+	}
+	if a.Lost != nil && err != nil && ctx.Err() == nil && isLost(err) {
+		a.Lost(err)
+	}
+	return progress, err
 }
 
-func (a *attachment) follow(ctx context.Context, l *link) (progress bool, err error) {
-	stream, err := l.control.Open(ctx, proto.MethodAttach, proto.AttachRequest{Txn: a.txn, Offset: a.offset})
+func (a *Watch) follow(ctx context.Context, l *link) (progress bool, err error) {
+	stream, err := l.control.Open(ctx, proto.MethodAttach, proto.AttachRequest{Txn: a.Txn, Offset: a.offset})
 	if err != nil {
 		return false, err
 	}
@@ -116,7 +138,7 @@ func (a *attachment) follow(ctx context.Context, l *link) (progress bool, err er
 	err = eachLine(stream, maxEvent, func(line []byte) error {
 		var event proto.TxnEvent
 		if err := json.Unmarshal(line, &event); err != nil {
-			return fmt.Errorf("read events of %q: %w", a.txn, err)
+			return fmt.Errorf("read events of %q: %w", a.Txn, err)
 		}
 		if a.take(event) {
 			progress = true
@@ -135,7 +157,7 @@ func (a *attachment) follow(ctx context.Context, l *link) (progress bool, err er
 }
 
 // take passes on what is new in an event, made harmless.
-func (a *attachment) take(event proto.TxnEvent) bool {
+func (a *Watch) take(event proto.TxnEvent) bool {
 	if event.Log != "" {
 		if event.Offset <= a.offset {
 			event.Log, event.Offset = "", 0
@@ -153,30 +175,25 @@ func (a *attachment) take(event proto.TxnEvent) bool {
 	if event == (proto.TxnEvent{}) {
 		return false
 	}
-	if a.each != nil {
-		a.each(event)
+	if a.Each != nil {
+		a.Each(event)
 	}
 	return true
 }
 
-// Confirm commits a transaction that waits for it.
-func (s *Session) Confirm(ctx context.Context, txn string) (proto.TxnStatus, error) {
-	return s.transaction(ctx, proto.MethodConfirm, txn)
-}
-
-// Abort asks the host to undo a transaction, as far as its state allows.
-func (s *Session) Abort(ctx context.Context, txn string) (proto.TxnStatus, error) {
-	return s.transaction(ctx, proto.MethodAbort, txn)
+// Abort asks the host for the old system, as far as the transaction's state allows, and waits for that. The reason is one line for people.
+func (s *Session) Abort(ctx context.Context, txn, reason string) (proto.TxnStatus, error) {
+	return s.transaction(ctx, proto.MethodAbort, proto.TxnRequest{Txn: txn, Reason: reason})
 }
 
 // Status returns the state of a transaction, or of the newest where txn is empty.
 func (s *Session) Status(ctx context.Context, txn string) (proto.TxnStatus, error) {
-	return s.transaction(ctx, proto.MethodStatus, txn)
+	return s.transaction(ctx, proto.MethodStatus, proto.TxnRequest{Txn: txn})
 }
 
-func (s *Session) transaction(ctx context.Context, method, txn string) (proto.TxnStatus, error) {
+func (s *Session) transaction(ctx context.Context, method string, request proto.TxnRequest) (proto.TxnStatus, error) {
 	var status proto.TxnStatus
-	err := s.call(ctx, method, proto.TxnRequest{Txn: txn}, &status)
+	err := s.call(ctx, method, request, &status)
 	return cleanStatus(status), err
 }
 

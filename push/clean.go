@@ -10,6 +10,8 @@ import (
 const (
 	// maxUnits and maxUnitLines bound what a host tells of failed units.
 	maxUnits, maxUnitLines = 64, 50
+	// maxNotices bounds what a transaction says beside its state, and maxFindings what speaks against one.
+	maxNotices, maxFindings = 32, 64
 	// maxSteps bounds the steps that a host calls unfinished.
 	maxSteps = 8
 )
@@ -21,6 +23,10 @@ func cleanInfo(info proto.HostInfo) proto.HostInfo {
 		*toplevel = cleanToplevel(*toplevel)
 	}
 	info.Lock = cleanHolder(info.Lock)
+	if info.Open != nil {
+		open := cleanStatus(*info.Open)
+		info.Open = &open
+	}
 	var unfinished []string
 	for _, step := range info.Unfinished[:min(len(info.Unfinished), maxSteps)] {
 		unfinished = append(unfinished, oneLine(step))
@@ -60,7 +66,7 @@ func cleanAnswer(answer *proto.Error) *proto.Error {
 // cleanStatus is cleanInfo for transactions.
 func cleanStatus(status proto.TxnStatus) proto.TxnStatus {
 	for _, text := range []*string{
-		&status.Specialisation, &status.Owner, &status.Since, &status.Step, &status.Reason,
+		&status.Specialisation, &status.Owner, &status.Since, &status.Step, &status.Reason, &status.Trouble,
 	} {
 		*text = oneLine(*text)
 	}
@@ -70,6 +76,12 @@ func cleanStatus(status proto.TxnStatus) proto.TxnStatus {
 		*toplevel = cleanToplevel(*toplevel)
 	}
 	status.Lock = cleanHolder(status.Lock)
+	status.DeadlineSeconds = max(0, status.DeadlineSeconds)
+	var notices []string
+	for _, notice := range status.Notices[:min(len(status.Notices), maxNotices)] {
+		notices = append(notices, oneLine(notice))
+	}
+	status.Notices = notices
 	units := status.FailedUnits[:min(len(status.FailedUnits), maxUnits)]
 	status.FailedUnits = nil
 	for _, unit := range units {

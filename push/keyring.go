@@ -3,18 +3,33 @@ package push
 import (
 	"context"
 	"fmt"
+	"sync"
 )
 
 // maxTyped is how many passwords a person may type for one host: the second one is for a slip.
 const maxTyped = 2
 
-// keyring remembers a session's password, because a session that must start its agent anew may not have a person to ask. It
-// is used by one goroutine at a time.
-type keyring struct{ password []byte }
+// keyring remembers a session's password, because a session that must start its agent anew may not have a person to ask.
+type keyring struct {
+	mu       sync.Mutex
+	password []byte
+}
 
-func (k *keyring) forget() {
+func (k *keyring) forget() { k.remember(nil) }
+
+// remember keeps a copy.
+func (k *keyring) remember(password []byte) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	clear(k.password)
-	k.password = nil
+	k.password = append([]byte(nil), password...)
+}
+
+// remembered returns a copy, nil where there is none.
+func (k *keyring) remembered() []byte {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return append([]byte(nil), k.password...)
 }
 
 // asker gets passwords for one way of becoming root: first the one that worked before, then the one that other hosts took, then
@@ -63,9 +78,11 @@ func (a *asker) repeat() { a.same = true }
 
 func (a *asker) next(ctx context.Context, user string) error {
 	c := a.b.c
-	if a.stage < stageRemembered && a.keys.password != nil {
-		a.stage, a.last = stageRemembered, append([]byte(nil), a.keys.password...)
-		return nil
+	if a.stage < stageRemembered {
+		if password := a.keys.remembered(); password != nil {
+			a.stage, a.last = stageRemembered, password
+			return nil
+		}
 	}
 	q := question{share: c.SharePassword && user == a.b.found.User}
 	q.useShared = q.share && a.stage < stageShared
@@ -102,8 +119,7 @@ func (a *asker) worked() {
 		return
 	}
 	a.stage = stageNone
-	a.keys.forget()
-	a.keys.password = append([]byte(nil), a.last...)
+	a.keys.remember(a.last)
 }
 
 // done zeroes what is left.

@@ -100,7 +100,7 @@ func (l *link) data(ctx context.Context) (*proto.Client, error) {
 // ask makes one request over the control channel. An agent that keeps its connection alive but does not answer, as where the
 // host's Nix hangs, ends it; not where the host may work or wait for long.
 func (l *link) ask(ctx context.Context, method string, params, result any) error {
-	if method != proto.MethodSubstitute && method != proto.MethodConfirm {
+	if method != proto.MethodSubstitute && method != proto.MethodConfirm && method != proto.MethodAbort {
 		silent := fmt.Errorf("ask the agent on %q for %s: %w", l.s.spec.Target.Host, method, errTimeout)
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, l.s.c.Timeouts.withDefaults().Answer, silent)

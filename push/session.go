@@ -45,7 +45,22 @@ func (c *Connector) Connect(ctx context.Context, spec HostSpec) (*Session, error
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{c: c, spec: spec, helper: helper, making: make(chan struct{}, 1)}
+	return (&Session{c: c, spec: spec, helper: helper, making: make(chan struct{}, 1)}).begin(ctx)
+}
+
+// Again opens another session with the same host, over a connection of its own and with an agent of its own: it proves that the host can be
+// reached and deployed to. spec is that of this session, or another way to the same host. A password that was taken is not asked for again.
+func (s *Session) Again(ctx context.Context, spec HostSpec) (*Session, error) {
+	other := &Session{c: s.c, spec: spec, helper: s.helper, making: make(chan struct{}, 1)}
+	if password := s.keys.remembered(); password != nil {
+		other.keys.remember(password)
+		clear(password)
+	}
+	return other.begin(ctx)
+}
+
+// begin makes the first connection.
+func (s *Session) begin(ctx context.Context) (*Session, error) {
 	l, err := s.open(ctx, nil)
 	if err != nil {
 		s.keys.forget()
@@ -187,6 +202,9 @@ func (s *Session) answer(method string, err error) error {
 		return e
 	case proto.CodeVersion:
 		return versionError(host, answer)
+	}
+	if answer.Code == proto.CodePreflight {
+		return refusedError(host, answer)
 	}
 	clean := cleanAnswer(answer)
 	return &AgentError{Host: host, Method: method, Code: clean.Code, Message: clean.Message, Remedy: clean.Remedy}
