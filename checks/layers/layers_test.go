@@ -29,8 +29,10 @@ type rule struct {
 var rules = [...]rule{
 	{"cmd/fleet-helper", []string{"cmd", "push", "evaluator", "closure", "secretsgen"}, "the top wires everything"},
 	{"push/deploy", []string{"push", "evaluator", "closure", "secretsgen"}, "the pipeline of a deployment joins evaluation, secrets and hosts"},
-	{"push", []string{"closure", "push/transport", "push/proto", "evaluator/plan"}, "the operator's side knows hosts, not how they are evaluated"},
-	{"push/agent", []string{"closure", "push/proto", "secretsgen/secret", "secretsgen/seal", "secretsgen/step", "secretsgen/install"}, "the host's side never evaluates and never dials"},
+	{"push", []string{"closure", "push/transport", "push/proto", "push/health", "evaluator/plan"}, "the operator's side knows hosts, not how they are evaluated"},
+	{"push/agent", []string{"closure", "push/proto", "push/guard", "push/health", "secretsgen/secret", "secretsgen/seal", "secretsgen/step", "secretsgen/install"}, "the host's side never evaluates and never dials"},
+	{"push/guard", nil, "what a guard decides depends on nothing but what it is told"},
+	{"push/health", []string{"push/proto", "closure/run"}, "whoever can reach something can look whether it works"},
 	{"push/proto", nil, "both sides import it, so it carries nothing along"},
 	{"push/transport", []string{"closure/run", "evaluator/plan"}, "SSH knows nothing of stores"},
 	{"push/transport/transporttest", []string{"push/transport", "closure/run"}, "the conformance suite of all transports"},
