@@ -95,6 +95,7 @@ let
       fleetTypes = fleetLib.types;
       fleetNames = fleetLib.names;
       fleetChecks = fleetLib.checks;
+      fleetHealth = fleetLib.health;
       fleetName = name;
       fleetSecretOptions = fleetLib.secretOptions;
       fleetSecretGraph = fleetLib.secrets.graph;
@@ -124,6 +125,7 @@ let
       fleetLib = fleetLib.public;
       fleetTypes = fleetLib.types;
       fleetNames = fleetLib.names;
+      fleetHealth = fleetLib.health;
       fleetSecretOptions = fleetLib.secretOptions;
       fleetHelper = helper;
     };

@@ -26,6 +26,9 @@ let
     legacyPackages.x86_64-linux = import nixpkgsDir { system = "x86_64-linux"; };
   };
 
+  standIn = flakes.callFlake ../offline/nixpkgs { };
+  goBuilder = import ../../flakeModule/go-builder.nix { inherit lib; };
+
   tinyNixpkgs = import ./tiny-nixpkgs.nix { inherit lib; };
   nixpkgs = tinyNixpkgs "default";
   fleet = callFleet nixpkgs;
@@ -86,9 +89,18 @@ let
 
     # What examples are evaluated with: the stand-in's NixOS and, where a checkout is given, the real one. By what the names of tests end in.
     wholeNixpkgs = {
-      "" = flakes.callFlake ../offline/nixpkgs { };
+      "" = standIn;
     }
     // lib.optionalAttrs (nixpkgsDir != null) { OnRealNixos = realNixpkgs; };
+
+    /**
+      fleet for the flake of a user who has this nixpkgs: fleet's own is another one where this has no Go that is new enough, as with an old NixOS.
+
+      Type:   Flake -> Flake
+    */
+    fleetBeside =
+      nixpkgs:
+      if goBuilder nixpkgs.legacyPackages.x86_64-linux != null then callFleet nixpkgs else callFleet standIn;
 
     /**
       A user's flake with one fleet, and what it shows.

@@ -30,6 +30,47 @@
         buildOn = "plain-1";
         substituteOnDestination = true;
         specialisation = "maintenance";
+        guard = {
+          switchTimeout = 1800;
+          rollbackTimeout = 900;
+          confirmTimeout = 120;
+          bootConfirm = 900;
+          settle = 20;
+          soak = 30;
+          reboot = "never";
+          ignoreUnits = [
+            "certbot.service"
+            "backup-*.service"
+          ];
+          skipChecks = [ "loader-space" ];
+          vantages = [ "plain-1" ];
+        };
+        health = {
+          site = {
+            http.url = "https://web.example.org/healthz";
+            http.status = 204;
+            from = "operator";
+            timeout = 60;
+            interval = 5;
+          };
+          ssh = {
+            tcp = "[2001:db8::1]:2222";
+            from = "plain-1";
+          };
+          nginx.unit = "nginx.service";
+          cache.command = [
+            "/run/current-system/sw/bin/redis-cli"
+            "ping"
+          ];
+        };
+        drain = [
+          "/run/current-system/sw/bin/pool"
+          "leave"
+        ];
+        undrain = [
+          "/run/current-system/sw/bin/pool"
+          "join"
+        ];
       };
     };
 
@@ -40,6 +81,7 @@
         jumpHosts = [ ];
         elevation = "doas";
         buildOn = "target";
+        guard.enable = false;
       };
     };
 

@@ -70,6 +70,7 @@ let
     {
       attrsOf = "attribute set";
       deferredModule = "module";
+      submodule = "attribute set";
       enum = "one of ${lib.concatMapStringsSep ", " (v: "`${builtins.toJSON v}`") (enumValues type)}";
       bool = "true or false";
       str = "string";

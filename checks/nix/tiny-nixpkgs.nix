@@ -67,6 +67,19 @@ let
           type = types.listOf types.raw;
           default = [ ];
         };
+        boot = {
+          kernelParams = mkOption {
+            type = types.listOf types.str;
+            default = [ ];
+          };
+        }
+        // lib.genAttrs [ "loader" "lanzaboote" ] (
+          _:
+          mkOption {
+            type = types.lazyAttrsOf types.anything;
+            default = { };
+          }
+        );
         environment.etc = mkOption {
           type = types.lazyAttrsOf types.raw;
           default = { };
@@ -83,6 +96,10 @@ let
           }
         )
         // {
+          settings.Manager = mkOption {
+            type = types.attrsOf types.str;
+            default = { };
+          };
           sysusers.enable = mkOption {
             type = types.bool;
             default = false;
@@ -99,6 +116,17 @@ let
           type = types.str;
           default = "nixos";
         };
+        networking.networkmanager.enable = mkOption {
+          type = types.bool;
+          default = false;
+        };
+        services.openssh = lib.genAttrs [ "enable" "startWhenNeeded" ] (
+          _:
+          mkOption {
+            type = types.bool;
+            default = false;
+          }
+        );
         nixpkgs.overlays = mkOption {
           type = types.listOf types.raw;
           default = [ ];

@@ -3,6 +3,7 @@
   _class = "fleet";
   imports = [
     ./checks.nix
+    ./guard-checks.nix
     ./hosts.nix
     ./nixos.nix
     ./nixpkgs.nix

@@ -1,6 +1,6 @@
 # The plan: the contract between this module and the program. evaluator/plan/plan.go says what each field means,
 # checks/golden/plan.schema.json what it may be. Nothing here may force a host's NixOS modules.
-{ lib }:
+{ lib, health }:
 let
   inherit (lib)
     attrValues
@@ -24,7 +24,25 @@ let
         buildOn
         substituteOnDestination
         specialisation
+        drain
+        undrain
         ;
+      guard = {
+        inherit (host.deploy.guard)
+          enable
+          switchTimeout
+          rollbackTimeout
+          confirmTimeout
+          bootConfirm
+          settle
+          soak
+          reboot
+          ignoreUnits
+          skipChecks
+          vantages
+          ;
+      };
+      health = health.render host.deploy.health;
     };
     record = [
       "fleetConfigurations"

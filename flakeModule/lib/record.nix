@@ -1,5 +1,5 @@
 # The record of a host: what needs its modules. Its attributes are evaluated apart, and only when asked for.
-{ lib }:
+{ lib, health }:
 {
   /**
     The record of one host. `toplevel` is not called outPath, because Nix prints an attribute set with an attribute outPath
@@ -15,7 +15,9 @@
       inherit (system.config.system.build) toplevel;
     in
     {
-      inherit (system.config.system.build.fleetSecrets) specs;
+      specs = system.config.system.build.fleetSecrets.specs // {
+        health = health.render system.config.fleet.health;
+      };
       system = {
         drvPath = builtins.unsafeDiscardStringContext toplevel.drvPath;
         toplevel = builtins.unsafeDiscardStringContext toplevel.outPath;

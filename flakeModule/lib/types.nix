@@ -1,5 +1,5 @@
 # Types of options. Each says in words what it wants, because the pattern alone helps nobody.
-{ lib, names }:
+{ lib, names, health }:
 let
   inherit (lib) isFunction types;
 
@@ -26,6 +26,13 @@ in
   ip = matching "[0-9a-fA-F.:]+(/[0-9]{1,3})?" "IP address, with or without a prefix length";
 
   name = matching "[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}" "name (letters, digits and _ . -)";
+
+  # Go's durations and systemd's know no limit; a day is more than any activation takes.
+  seconds = least: types.ints.between least 86400 // { description = "seconds, from ${toString least} to 86400"; };
+
+  unitPattern = matching "[A-Za-z0-9_*?][A-Za-z0-9_.:@\\*?-]*" "name of a systemd unit, in which * and ? match as in file names";
+
+  healthCheck = health.type;
 
   secretMode = matching "0?[0-7]{2}0" "mode in octal that gives others nothing, as \"0440\"";
 

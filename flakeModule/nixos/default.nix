@@ -2,6 +2,7 @@
 # system is evaluated.
 {
   imports = [
+    ./guard
     ./identity.nix
     ./secrets
   ];

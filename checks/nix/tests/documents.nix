@@ -3,8 +3,8 @@
   lib,
   callFlakeText,
   canReadTheStore,
-  callFleet,
   flake-parts,
+  fleetBeside,
   wholeNixpkgs,
   ...
 }:
@@ -28,7 +28,7 @@ let
     nixpkgs: text:
     callFlakeText text {
       inherit nixpkgs flake-parts;
-      fleet = callFleet nixpkgs;
+      fleet = fleetBeside nixpkgs;
     };
 
   # The first two blocks of the guide are parts of one flake, the third a module for its fleet.

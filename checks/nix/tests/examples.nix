@@ -2,8 +2,8 @@
 {
   lib,
   callFlake,
-  callFleet,
   flake-parts,
+  fleetBeside,
   wholeNixpkgs,
   ...
 }:
@@ -13,7 +13,7 @@ let
     let
       flake = callFlake (../../../examples + "/${name}") {
         inherit nixpkgs flake-parts;
-        fleet = callFleet nixpkgs;
+        fleet = fleetBeside nixpkgs;
       };
     in
     flake.fleetConfigurations.default;

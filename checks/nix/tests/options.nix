@@ -36,6 +36,7 @@ let
         fleetTypes = fleetLib.types;
         fleetNames = fleetLib.names;
         fleetChecks = fleetLib.checks;
+        fleetHealth = fleetLib.health;
         fleetSecretOptions = fleetLib.secretOptions;
         fleetSecretGraph = fleetLib.secrets.graph;
         fleetSecrets = read "the fleet's secrets";
@@ -75,7 +76,10 @@ let
         "secretIdentities"
         "secretTemplates"
         "secrets"
-      ];
+      ]
+    ++ walk "nixos.fleet" hostOptions.fleet
+    ++ walk "health.<name>" (hostOptions.fleet.health.type.getSubOptions [ ])
+    ++ walk "nixos.system.onlineActivationScripts" hostOptions.system.onlineActivationScripts;
 
   ofSharedSecrets = walk "sharedSecrets.<name>" (
     (lib.findFirst (option: option.path == ".sharedSecrets") null ofFleet).value.type.getSubOptions [ ]
@@ -130,6 +134,11 @@ in
       "checks.<name>.assertion"
       "fleetConfigurations"
       "flake.fleetModules"
+      "hosts.<name>.deploy.guard.confirmTimeout"
+      "health.<name>.command"
+      "health.<name>.http"
+      "nixos.fleet.guard.bootGuard.enable"
+      "nixos.fleet.guard.watchdog.runtime"
       "nixos.secrets.<name>.owner"
       "nixos.secretTemplates.<name>.content"
       "sharedSecrets.<name>.expectedOwners"

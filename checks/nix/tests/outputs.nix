@@ -245,7 +245,13 @@ in
         inherit (user.fleetConfigurations) default;
       in
       import ../options-doc.nix { inherit lib; } default.options {
-        inherit (default.hosts.a.nixos.options) secretIdentities secretTemplates secrets;
+        inherit (default.hosts.a.nixos.options)
+          fleet
+          secretIdentities
+          secretTemplates
+          secrets
+          ;
+        system = { inherit (default.hosts.a.nixos.options.system) onlineActivationScripts; };
       };
     expected = builtins.readFile ../../../docs/reference/options.md;
   };

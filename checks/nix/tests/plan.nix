@@ -38,6 +38,22 @@ in
         buildOn = "operator";
         substituteOnDestination = false;
         specialisation = null;
+        guard = {
+          enable = true;
+          switchTimeout = 900;
+          rollbackTimeout = 600;
+          confirmTimeout = 180;
+          bootConfirm = 600;
+          settle = 10;
+          soak = 0;
+          reboot = "if-safe";
+          ignoreUnits = [ ];
+          skipChecks = [ ];
+          vantages = [ ];
+        };
+        health = { };
+        drain = [ ];
+        undrain = [ ];
       };
       record = [
         "fleetConfigurations"

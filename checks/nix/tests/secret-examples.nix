@@ -3,8 +3,8 @@
 {
   lib,
   callFlake,
-  callFleet,
   flake-parts,
+  fleetBeside,
   wholeNixpkgs,
   ...
 }:
@@ -30,7 +30,7 @@ let
     nixpkgs: name:
     (callFlake (../../../examples + "/${name}") {
       inherit nixpkgs flake-parts;
-      fleet = callFleet nixpkgs;
+      fleet = fleetBeside nixpkgs;
     }).fleetConfigurations.default;
 
   # What the test says of the secrets that every NixOS has; the real one's GitLab wants three more.

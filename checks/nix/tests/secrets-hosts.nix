@@ -12,6 +12,8 @@ let
 
   hosts = {
     stateDir = lib.mkDefault state;
+    # Its unit is none of secrets.
+    hostDefaults.deploy.guard.enable = false;
     hosts.a.system = x86;
     hosts.b.system = x86;
     hosts.c.system = x86;
@@ -217,6 +219,7 @@ in
       }).hosts.a.record.specs;
     expected = {
       missing = [ ];
+      health = { };
       secrets.db = {
         owners = [ ];
         generator = {
@@ -250,6 +253,7 @@ in
     expected = {
       secrets = { };
       missing = [ ];
+      health = { };
     };
   };
 

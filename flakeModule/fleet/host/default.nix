@@ -15,6 +15,8 @@ in
 
   imports = [
     ./deploy.nix
+    ./guard.nix
+    ./health.nix
     ./network.nix
     ./nixpkgs.nix
   ];

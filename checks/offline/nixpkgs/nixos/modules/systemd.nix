@@ -100,7 +100,8 @@ in
     }))) { };
     tmpfiles.rules = strings;
     sysusers.enable = option types.bool false;
-  } // lib.genAttrs [ "user" "network" "settings" "coredump" ] (_: option types.raw { });
+    settings.Manager = option (types.attrsOf types.anything) { };
+  } // lib.genAttrs [ "user" "network" "coredump" ] (_: option types.raw { });
   config = {
     # Restarted by each switch: what has to be done anew before anything else is started is required by it, and ordered before it.
     systemd.targets.sysinit-reactivation.description = "Reactivate sysinit units";
