@@ -68,27 +68,74 @@ func (g *globals) newAgentServe(flags *pflag.FlagSet) cli.RunFunc {
 	}
 }
 
-// newActivate makes the worker that runs inside of a transaction's unit.
+// newActivate makes the worker of a dry activation.
 func newActivate(g *globals) *cli.Command {
+	return g.ofTxn("activate", "Run a dry activation on this host; started by its agent, not by people.", agent.RunDry)
+}
+
+// newGuard makes the processes that see an activation through on a host.
+func newGuard(g *globals) []*cli.Command {
+	return []*cli.Command{
+		g.ofTxn("guard", "Guard a transaction on this host; started by its agent, not by people.", agent.RunGuard),
+		{
+			Name:    "guard-worker",
+			Summary: "Run one switch-to-configuration of a transaction; started by its guard, not by people.",
+			Help:    "Runs in a transient unit of its own, and leaves the program's exit code in the transaction's folder.",
+			Hidden:  true,
+			New: func(flags *pflag.FlagSet) cli.RunFunc {
+				txn := flags.String("txn", "", "`NAME` of the transaction")
+				number := flags.Int("number", 0, "`NUMBER` of the worker")
+				return func(ctx context.Context, env *cli.Env, _ []string) error {
+					return g.onHost(env, "guard-worker", func(host *agent.Host) error { return agent.RunGuardWorker(ctx, host, *txn, *number) })
+				}
+			},
+		},
+		{
+			Name:    "guard-reboot",
+			Summary: "Reboot this host, by force where it does not go down by itself; started by a guard, not by people.",
+			Help:    "Asks systemd, then has it wait for nothing, then reboots by the kernel alone.",
+			Hidden:  true,
+			New: func(*pflag.FlagSet) cli.RunFunc {
+				return func(ctx context.Context, env *cli.Env, _ []string) error {
+					return g.onHost(env, "guard-reboot", func(host *agent.Host) error { return agent.RunReboot(ctx, host) })
+				}
+			},
+		},
+		{
+			Name:    "boot-guard",
+			Summary: "Go on with activations after a boot; fleet-boot-guard.service runs it.",
+			Help:    "Starts the guard of the transaction that has not ended, and ends with it. It activates nothing itself.",
+			Hidden:  true,
+			New: func(*pflag.FlagSet) cli.RunFunc {
+				return func(ctx context.Context, env *cli.Env, _ []string) error {
+					return g.onHost(env, "boot-guard", func(host *agent.Host) error { return agent.BootGuard(ctx, host, agent.TellReady) })
+				}
+			},
+		},
+	}
+}
+
+// ofTxn makes a command whose one argument is a transaction.
+func (g *globals) ofTxn(name, summary string, run func(context.Context, *agent.Host, string) error) *cli.Command {
 	return &cli.Command{
-		Name:    "activate",
-		Summary: "Run a transaction on this host; started by its agent, not by people.",
-		Help:    "Runs in a transient unit of its own, holds the host's lock, and writes its result into the transaction's folder.",
-		Hidden:  true,
+		Name: name, Summary: summary, Hidden: true,
+		Help: "Runs in a transient unit of its own, and writes what comes of it into the transaction's files.",
 		New: func(flags *pflag.FlagSet) cli.RunFunc {
-			dir := flags.String("txn", "", "`FOLDER` of the transaction")
+			txn := flags.String("txn", "", "`NAME` of the transaction")
 			return func(ctx context.Context, env *cli.Env, _ []string) error {
-				if *dir == "" {
-					return cli.Usagef("--txn is missing")
-				}
-				host, err := agent.NewHost()
-				if err != nil {
-					return err
-				}
-				return g.logged(env, "activate", func() error { return agent.RunWorker(ctx, host, *dir) })
+				return g.onHost(env, name, func(host *agent.Host) error { return run(ctx, host, *txn) })
 			}
 		},
 	}
+}
+
+// onHost runs a process of the host's side.
+func (g *globals) onHost(env *cli.Env, what string, f func(*agent.Host) error) error {
+	host, err := agent.NewHost()
+	if err != nil {
+		return err
+	}
+	return g.logged(env, what, func() error { return f(host) })
 }
 
 // logged runs a process of the host's side, whose standard error is the journal.

@@ -18,6 +18,10 @@ func newAgent(*globals) *cli.Command { return noHost("agent") }
 
 func newActivate(*globals) *cli.Command { return noHost("activate") }
 
+func newGuard(*globals) []*cli.Command {
+	return []*cli.Command{noHost("guard"), noHost("guard-worker"), noHost("guard-reboot"), noHost("boot-guard")}
+}
+
 func attachSocket(context.Context, *cli.Env, string) error { return errNoHost }
 
 func noHost(name string) *cli.Command {

@@ -10,59 +10,163 @@ import (
 	"time"
 
 	"fleet/closure/storepath"
+	"fleet/push/guard"
 	"fleet/push/proto"
 )
 
 const (
-	defaultSwitchTimeout = 15 * time.Minute
-	maxSwitchTimeout     = 24 * time.Hour
-	// workerExtra is what a worker may take besides two runs of switch-to-configuration.
-	workerExtra = 5 * time.Minute
-	// pollInterval is how often a transaction's files are looked at.
+	// maxPatience bounds every time that a policy names.
+	maxPatience = 24 * time.Hour
+	// pollInterval is how often what another process does is looked at.
 	pollInterval = 50 * time.Millisecond
+	// guardPoll is the same for a moment that is short and waited for.
+	guardPoll = 5 * time.Millisecond
+	// guardStart is how long a guard may take to begin.
+	guardStart = 30 * time.Second
+	// backstopExtra is how long after a transaction should have ended somebody looks whether it is guarded.
+	backstopExtra = time.Minute
 )
 
-// begin opens a transaction and starts its worker. It returns when the worker holds the host's lock.
+// begin opens a transaction and starts its guard. It returns when the guard stands.
 func (s *session) begin(ctx context.Context, req proto.BeginRequest) (proto.BeginResult, error) {
-	h := s.host
-	if !h.Root() {
+	if !s.host.Root() {
 		return proto.BeginResult{}, forbiddenNotRoot()
 	}
 	if err := s.checkBegin(ctx, req); err != nil {
 		return proto.BeginResult{}, err
 	}
-	holder, err := h.LockHolder()
+	if req.Action == proto.ActionDryActivate {
+		return s.beginDry(ctx, req)
+	}
+	if err := s.host.resolve(ctx, req.Owner); err != nil {
+		return proto.BeginResult{}, err
+	}
+	h := s.host
+	txn, err := h.newTxnID()
 	if err != nil {
 		return proto.BeginResult{}, err
 	}
-	if holder != nil {
-		return proto.BeginResult{}, lockedError(holder)
+	if err := makeFleetDir(h.fleetDir()); err != nil {
+		return proto.BeginResult{}, err
 	}
-	helper, err := os.Executable()
+	o := opening{
+		Txn: txn, Owner: req.Owner, Created: time.Now().UTC().Format(time.RFC3339), BootID: h.bootID(), Action: req.Action, Toplevel: req.Toplevel,
+		Specialisation: req.Specialisation, Helper: h.Helper, Policy: withDefaults(req.Guard),
+	}
+	// Ours until the guard has the journal: it then waits for the lock alone.
+	lock, err := h.acquireLock(ctx, proto.LockHolder{Owner: o.Owner, Txn: txn, Since: o.Created})
+	if errors.Is(err, errHeld) {
+		return proto.BeginResult{}, h.lockedNow()
+	}
 	if err != nil {
 		return proto.BeginResult{}, err
 	}
-	txn, err := h.newTxn(request{
-		BeginRequest: req, Since: time.Now().UTC().Format(time.RFC3339), BootID: h.bootID(), Detach: !h.Units.Detached(),
-	})
-	if err != nil {
+	defer lock.Close()
+	if err := s.prepare(ctx, req, o); err != nil {
 		return proto.BeginResult{}, err
 	}
-	if err := h.startWorker(ctx, txn, helper); err != nil {
-		return s.notStarted(ctx, txn.Txn, err)
-	}
-	return s.awaitLock(ctx, txn.Txn)
+	return s.startGuard(ctx, txn)
 }
 
-// notStarted is what begin ends in where the worker's unit was not reported as started. systemd may have started it all the same, as
-// where it was executed anew meanwhile: whoever decides first, the worker or we, settles whether there is a transaction.
-func (s *session) notStarted(ctx context.Context, txn string, cause error) (proto.BeginResult, error) {
-	decision, err := s.host.decide(txn, decisionAbort)
-	if err == nil && decision == decisionRun {
-		return s.awaitLock(ctx, txn)
+// prepare looks at the host, and writes down what is to be done and what the host was.
+func (s *session) prepare(ctx context.Context, req proto.BeginRequest, o opening) error {
+	h := s.host
+	if id, other, _, err := h.openTxn(); err != nil || id != "" {
+		return errors.Join(err, lockedError(&proto.LockHolder{Owner: other.Owner, Txn: id, Since: other.Created}))
 	}
-	// A worker that comes now finds nothing that it could do.
-	return proto.BeginResult{}, errors.Join(cause, err, os.RemoveAll(s.host.txnDir(txn)))
+	h.prune()
+	target, err := activated(req)
+	if err != nil {
+		return err
+	}
+	old := h.seen()
+	if o.Notices, err = s.preflight(ctx, req, o.Policy, old); err != nil {
+		return err
+	}
+	if o.Baseline, err = h.TakeBaseline(ctx); err != nil {
+		return fmt.Errorf("look at the units of the host: %w", err)
+	}
+	policy := h.guardPolicy(o, old, target.String())
+	return h.open(o, guard.Begin(guard.Action(req.Action), policy, old, req.Toplevel, target.String(), o.BootID))
+}
+
+// open makes all that a transaction leaves on the disk.
+func (h *Host) open(o opening, state guard.State) error {
+	if err := os.MkdirAll(h.stateDir(), 0o700); err != nil {
+		return err
+	}
+	err := h.makeTxnDir(o.Txn)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(h.txnDir(o.Txn), switchLog), nil, 0o600)
+	}
+	if err == nil {
+		err = h.keepRoots(o.Txn, state.Old, state.New)
+	}
+	if err != nil {
+		return errors.Join(err, h.forget(o.Txn))
+	}
+	j, err := createJournal(realDisk{}, h.journalPath(o.Txn), h.shadowPath(o.Txn), o, state)
+	if err != nil {
+		return errors.Join(err, h.forget(o.Txn))
+	}
+	return j.close()
+}
+
+// forget removes a transaction that was never begun.
+func (h *Host) forget(txn string) error {
+	err := os.Remove(h.journalPath(txn))
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	h.dropRoots(txn)
+	return errors.Join(err, os.RemoveAll(h.txnDir(txn)))
+}
+
+// withDefaults is a policy in which every bound has a value.
+func withDefaults(p *proto.GuardPolicy) proto.GuardPolicy {
+	defaults := proto.DefaultGuardPolicy()
+	if p == nil {
+		return defaults
+	}
+	policy := *p
+	for _, bound := range []struct {
+		value    *int
+		fallback int
+	}{
+		{&policy.SwitchSeconds, defaults.SwitchSeconds}, {&policy.RollbackSeconds, defaults.RollbackSeconds},
+		{&policy.ConfirmSeconds, defaults.ConfirmSeconds}, {&policy.BootConfirmSeconds, defaults.BootConfirmSeconds},
+	} {
+		if *bound.value == 0 {
+			*bound.value = bound.fallback
+		}
+	}
+	if policy.Reboot == "" {
+		policy.Reboot = defaults.Reboot
+	}
+	return policy
+}
+
+// policyOf is the policy of a request that was checked, without what the host adds.
+func policyOf(req proto.BeginRequest) guard.Policy {
+	p := withDefaults(req.Guard)
+	seconds := func(n int) time.Duration { return time.Duration(n) * time.Second }
+	return guard.Policy{
+		Switch: seconds(p.SwitchSeconds), Confirm: seconds(p.ConfirmSeconds), Rollback: seconds(p.RollbackSeconds),
+		BootConfirm: seconds(p.BootConfirmSeconds), Reboot: guard.RebootPolicy(p.Reboot), NoRollback: p.NoRollback, SelfConfirm: p.SelfConfirm,
+	}
+}
+
+// guardPolicy adds what the host says: how long judging may take, whether a reboot is safe, and whether there is anything to go back to.
+func (h *Host) guardPolicy(o opening, old guard.Systems, target string) guard.Policy {
+	p := policyOf(proto.BeginRequest{Guard: &o.Policy})
+	p.Judge = h.TrialTime(Trial{Baseline: o.Baseline, Policy: o.Policy, Toplevel: target}) + bootPatience + switchLockPatience
+	p.RebootSafe = h.unsafeReboot(old) == ""
+	if oldDefaultOf(old) == "" && old.Current == "" {
+		p.NoRollback = true
+	}
+	// After a staged boot nobody may be there to confirm.
+	p.SelfConfirm = p.SelfConfirm || o.Action == proto.ActionBoot
+	return p
 }
 
 func forbiddenNotRoot() *proto.Error {
@@ -74,12 +178,12 @@ func forbiddenNotRoot() *proto.Error {
 // checkBegin says whether the request names a system that can be activated.
 func (s *session) checkBegin(ctx context.Context, req proto.BeginRequest) error {
 	switch req.Action {
-	case proto.ActionSwitch, proto.ActionBoot, proto.ActionTest, proto.ActionDryActivate:
+	case proto.ActionSwitch, proto.ActionBoot, proto.ActionTest, proto.ActionReboot, proto.ActionDryActivate:
 	default:
 		return proto.Errorf(proto.CodeUsage, "unknown action %.40q", req.Action)
 	}
-	if t := switchTimeout(req); t < 0 || t > maxSwitchTimeout {
-		return proto.Errorf(proto.CodeUsage, "a switch timeout of %s is out of range", t)
+	if err := checkPolicy(req.Guard); err != nil {
+		return err
 	}
 	if req.Owner == "" || len(req.Owner) > 200 || oneLine(req.Owner) != req.Owner {
 		return proto.Errorf(proto.CodeUsage, "%.60q does not name who deploys", req.Owner)
@@ -96,6 +200,25 @@ func (s *session) checkBegin(ctx context.Context, req proto.BeginRequest) error 
 		return pathError(proto.CodeNotFound, toplevel.String(), "toplevel %s is not valid on the host", toplevel)
 	}
 	return checkSystem(req)
+}
+
+func checkPolicy(p *proto.GuardPolicy) error {
+	if p == nil {
+		return nil
+	}
+	for _, seconds := range []int{
+		p.SwitchSeconds, p.RollbackSeconds, p.ConfirmSeconds, p.BootConfirmSeconds, p.SettleSeconds, p.SoakSeconds,
+	} {
+		if t := time.Duration(seconds) * time.Second; seconds < 0 || t > maxPatience {
+			return proto.Errorf(proto.CodeUsage, "a guard cannot wait for %d seconds: that is out of range", seconds)
+		}
+	}
+	switch guard.RebootPolicy(p.Reboot) {
+	case "", guard.RebootNever, guard.RebootIfSafe, guard.RebootAlways:
+	default:
+		return proto.Errorf(proto.CodeUsage, "%.40q does not say whether a rollback may reboot: never, if-safe or always", p.Reboot)
+	}
+	return nil
 }
 
 // checkSystem looks for what nixpkgs puts into every system that can be switched to.
@@ -136,103 +259,96 @@ func plainName(name string) bool {
 	return name != "" && len(name) <= 200 && name[0] != '.' && !strings.ContainsAny(name, "/\x00\n")
 }
 
-func switchTimeout(req proto.BeginRequest) time.Duration {
-	if req.Guard == nil || req.Guard.SwitchSeconds == 0 {
-		return defaultSwitchTimeout
+// lockedNow is the error for who has the host's lock.
+func (h *Host) lockedNow() error {
+	holder, err := h.readHolder()
+	if err != nil || holder == nil {
+		holder = &proto.LockHolder{Owner: unknownOwner}
 	}
-	return time.Duration(req.Guard.SwitchSeconds) * time.Second
+	return lockedError(holder)
 }
 
-func workerUnit(txn string) string { return "fleet-switch-" + txn + "-1.service" }
-
-func (h *Host) startWorker(ctx context.Context, req request, helper string) error {
-	if err := os.MkdirAll(h.rootsDir(), 0o755); err != nil {
+// free says who has the host's lock.
+func (h *Host) free() error {
+	holder, err := h.LockHolder()
+	if err != nil || holder == nil {
 		return err
 	}
-	// Nothing else may keep the toplevel while it is activated: the profile comes later.
-	if err := replaceLink(req.Toplevel, filepath.Join(h.rootsDir(), rootPrefix+req.Txn)); err != nil {
-		return err
-	}
-	dir := h.txnDir(req.Txn)
-	return h.Units.Start(ctx, Unit{
-		Name:        workerUnit(req.Txn),
-		Description: fmt.Sprintf("Activation %s (%s) for %s", req.Txn, req.Action, req.Owner),
-		Argv:        []string{helper, "activate", "--txn", dir},
-		Env:         h.environment(),
-		Log:         filepath.Join(dir, switchLog),
-		MaxRuntime:  2*switchTimeout(req.BeginRequest) + workerExtra,
-		Standalone:  true,
-	})
+	return lockedError(holder)
 }
 
-// awaitLock waits until the worker has the host's lock or has ended. A client that goes away before that takes the
-// transaction with it, since it could not name it.
-func (s *session) awaitLock(ctx context.Context, txn string) (proto.BeginResult, error) {
+// startGuard starts the guard of a transaction that was prepared, and returns when it stands. Where it does not, there is no transaction.
+func (s *session) startGuard(ctx context.Context, txn string) (proto.BeginResult, error) {
+	h := s.host
+	h.armBackstop(ctx, txn)
+	err := h.ensureGuard(ctx, txn)
+	if err == nil {
+		err = h.awaitGuard(ctx, txn)
+	}
+	if err == nil {
+		return proto.BeginResult{Txn: txn}, nil
+	}
+	// systemd may have started it all the same, as where it was executed anew meanwhile: who has the journal decides.
+	later := context.WithoutCancel(ctx)
+	undone, undoErr := h.withdraw(later, txn)
+	if undone || undoErr != nil {
+		return proto.BeginResult{}, errors.Join(err, undoErr)
+	}
+	if ctx.Err() != nil {
+		// The client could not name it.
+		_, abortErr := s.abort(later, proto.TxnRequest{Txn: txn, Reason: "whoever began it has gone away"})
+		return proto.BeginResult{}, errors.Join(context.Cause(ctx), abortErr)
+	}
+	return proto.BeginResult{Txn: txn}, nil
+}
+
+// withdraw removes a transaction whose guard never came, and reports whether it did. A guard that comes now finds nothing.
+func (h *Host) withdraw(ctx context.Context, txn string) (bool, error) {
+	j, err := openJournal(realDisk{}, h.journalPath(txn), h.shadowPath(txn))
+	if errors.Is(err, errHeld) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer j.close()
+	if j.last.State.Phase != guard.Prepared || j.last.Drained {
+		return false, nil
+	}
+	_ = h.Units.Stop(ctx, guardUnit(txn)) // it would end by itself
+	_ = h.Units.Stop(ctx, backstopTimer(txn))
+	return true, h.forget(txn)
+}
+
+// awaitGuard waits until somebody guards the transaction, or it has ended already.
+func (h *Host) awaitGuard(ctx context.Context, txn string) error {
+	deadline := time.Now().Add(guardStart)
 	for {
-		st, err := s.host.status(txn)
-		if err != nil {
-			return proto.BeginResult{}, err
+		if h.journalHeld(txn) {
+			return nil
 		}
-		if st.Lock != nil {
-			return proto.BeginResult{}, lockedError(st.Lock)
-		}
-		if st.State != proto.TxnPrepared {
-			return proto.BeginResult{Txn: txn}, nil
+		_, e, err := h.readTxn(txn)
+		switch {
+		case err != nil:
+			return err
+		case !e.open() || e.State.Phase == guard.Staged:
+			return nil
+		case time.Now().After(deadline):
+			return fmt.Errorf("the guard of transaction %s does not begin: %s", txn, h.lastWordsOf(txn))
 		}
 		select {
-		case <-time.After(pollInterval):
+		case <-time.After(guardPoll):
 		case <-ctx.Done():
-			_, abortErr := s.abort(context.WithoutCancel(ctx), txn)
-			return proto.BeginResult{}, errors.Join(context.Cause(ctx), abortErr)
+			return context.Cause(ctx)
 		}
 	}
 }
 
-// transaction returns the status of a transaction, of the newest one where txn is empty.
-func (s *session) transaction(txn string) (proto.TxnStatus, error) {
-	if txn == "" {
-		newest, err := s.host.newest()
-		if err != nil {
-			return proto.TxnStatus{}, err
-		}
-		txn = newest
+// lastWordsOf returns what a guard has said when it could not go on.
+func (h *Host) lastWordsOf(txn string) string {
+	text, err := readBounded(filepath.Join(h.txnDir(txn), guardLog), 64<<10)
+	if err != nil || len(text) == 0 {
+		return "see the host's journal"
 	}
-	return s.host.status(txn)
-}
-
-// confirm returns once the transaction is done: an activation without a guard confirms itself.
-func (s *session) confirm(ctx context.Context, txn string) (proto.TxnStatus, error) {
-	for {
-		st, err := s.transaction(txn)
-		if err != nil || st.State.Done() {
-			return st, err
-		}
-		select {
-		case <-time.After(pollInterval):
-		case <-ctx.Done():
-			return st, context.Cause(ctx)
-		}
-	}
-}
-
-// abort stops a transaction that has not begun. One that has begun goes on: a switch that is stopped half-way leaves a
-// host between two systems.
-func (s *session) abort(ctx context.Context, txn string) (proto.TxnStatus, error) {
-	st, err := s.transaction(txn)
-	if err != nil {
-		return st, err
-	}
-	if st.State.Done() {
-		return st, nil
-	}
-	decision, err := s.host.decide(st.Txn, decisionAbort)
-	if err != nil {
-		return st, err
-	}
-	if decision == decisionAbort {
-		return s.confirm(ctx, st.Txn)
-	}
-	e := proto.Errorf(proto.CodeForbidden, "transaction %s has begun step %q: stopping it would leave the host between two systems", st.Txn, st.Step)
-	e.Remedy = "wait for its end, then deploy the system that the host should have"
-	return st, e
+	return oneLine(strings.Join(lastLines(string(text), 3), " "))
 }

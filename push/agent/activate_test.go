@@ -16,41 +16,61 @@ import (
 	"fleet/push/proto"
 )
 
-// switchScript behaves as switch-to-configuration does, on the folders of a test host. What a test wants to go wrong
+// switchScript behaves as switch-to-configuration and the installer of a boot loader do, on the folders of a test host. What a test wants to go wrong
 // is a file hook-<action>, which is run first.
 const switchScript = `#!/bin/sh
 me=$(readlink -f "$(dirname "$0")/..")
+[ -f "RUN/hook-$1" ] || [ "$1" != check ] || exit 0
 echo "$1 $me" >>RUN/calls
 echo "the $1 of $me"
 printf '\033[31mred\033[0m\n'
 code=0
 [ -f "RUN/hook-$1" ] && . "RUN/hook-$1"
 case $1 in
-test) ln -sfn "$me" RUN/current-system ;;
+test) ln -sfn "$me" RUN/current-system.new; mv -T RUN/current-system.new RUN/current-system ;;
 boot)
-	mkdir -p BOOT/loader/entries
-	printf 'title NixOS\nsort-key nixos\noptions init=%s/init\n' "$me" >BOOT/loader/entries/nixos-new.conf
-	echo "default nixos-new.conf" >BOOT/loader/loader.conf ;;
+	loader=BOOT/loader
+	mkdir -p $loader/entries BOOT/EFI
+	: >$loader/oneshot-by-file
+	echo kernel >BOOT/EFI/kernel
+	rm -f $loader/entries/*.conf
+	default=none
+	for link in VAR/profiles/system-profiles/*-link VAR/profiles/system-*-link; do
+		[ -L "$link" ] || continue
+		top=$(readlink "$link")
+		name=$(basename "$link")
+		printf 'title NixOS\nsort-key nixos\nversion %s\nlinux /EFI/kernel\noptions init=%s/init\n' "$name" "$top" >$loader/entries/nixos-$name.conf
+		[ "$top" != "$me" ] || default=nixos-$name.conf
+	done
+	echo "default $default" >$loader/loader.conf.new
+	mv $loader/loader.conf.new $loader/loader.conf ;;
 esac
 exit $code
 `
+
+// stubSystem makes the files of a system that can be activated.
+func stubSystem(t *testing.T, host *Host, dir, version string) {
+	t.Helper()
+	script := strings.NewReplacer("RUN", host.Run, "BOOT", host.Boot[0], "VAR", host.NixVar).Replace(switchScript)
+	for file, text := range map[string]string{
+		"nixos-version": "26.05." + version, "bin/switch-to-configuration": script, "activate": "",
+		"etc/systemd/system/fleet-boot-guard.service": "[Unit]\n",
+	} {
+		write(t, filepath.Join(dir, file), text)
+	}
+	if err := os.Chmod(filepath.Join(dir, "bin", "switch-to-configuration"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
 
 // toplevel puts a system into the real store: what activates it is a real program, started by a real worker.
 func toplevel(t *testing.T, host *Host, name string, specialisations ...string) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "nixos-system-"+name)
-	script := strings.NewReplacer("RUN", host.Run, "BOOT", host.Boot[0]).Replace(switchScript)
-	put := func(dir, what string) {
-		write(t, filepath.Join(dir, "nixos-version"), "26.05."+what)
-		write(t, filepath.Join(dir, "bin", "switch-to-configuration"), script)
-		if err := os.Chmod(filepath.Join(dir, "bin", "switch-to-configuration"), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	put(dir, name)
+	stubSystem(t, host, dir, name)
 	for _, s := range specialisations {
 		child := filepath.Join(t.TempDir(), "nixos-system-"+name+"-"+s)
-		put(child, s)
+		stubSystem(t, host, child, s)
 		if err := os.MkdirAll(filepath.Join(dir, "specialisation"), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -88,7 +108,7 @@ func newActivation(t *testing.T) *activation {
 
 func (a *activation) begin(action proto.Action, toplevel string, change ...func(*proto.BeginRequest)) (string, error) {
 	a.Helper()
-	req := proto.BeginRequest{Action: action, Toplevel: toplevel, Owner: "ann@desk"}
+	req := proto.BeginRequest{Action: action, Toplevel: toplevel, Owner: "ann@desk", Guard: &proto.GuardPolicy{SelfConfirm: true}}
 	for _, c := range change {
 		c(&req)
 	}
@@ -189,10 +209,13 @@ func TestSwitchTestsFirstAndCommitsThen(t *testing.T) {
 	st, log, states := a.follow(txn, 0)
 	want := proto.TxnStatus{
 		Txn: txn, State: proto.TxnCommitted, Action: proto.ActionSwitch, Toplevel: one, Owner: "ann@desk", Since: st.Since,
-		Current: one, Profile: one, BootDefault: one, Generation: 1,
+		Current: one, Profile: one, BootDefault: one, Generation: 1, Notices: st.Notices,
 	}
 	if diff := cmp.Diff(want, st); diff != "" {
 		t.Error(diff)
+	}
+	if len(st.Notices) != 1 || !strings.Contains(st.Notices[0], "none to go back to") {
+		t.Errorf("notices: %q", st.Notices)
 	}
 	a.expect("test nixos-system-one", "boot nixos-system-one")
 	if !strings.Contains(log, "the test of "+one) || strings.Contains(log, "\x1b") {
@@ -205,45 +228,17 @@ func TestSwitchTestsFirstAndCommitsThen(t *testing.T) {
 	if _, rest, _ := a.follow(txn, 10); rest != log[10:] {
 		t.Errorf("from offset 10: %q", rest)
 	}
-	if st := a.do(proto.ActionSwitch, two); st.State != proto.TxnCommitted || st.Generation != 2 || st.BootDefault != two {
+	if st := a.do(proto.ActionSwitch, two); st.State != proto.TxnCommitted || st.Generation != 2 || st.BootDefault != two || len(st.Notices) != 0 {
 		t.Errorf("second switch: %+v", st)
 	}
 	var newest proto.TxnStatus
 	if err := a.client.Call(t.Context(), proto.MethodStatus, proto.TxnRequest{}, &newest); err != nil || newest.Toplevel != two {
 		t.Errorf("newest: %+v, %v", newest, err)
 	}
-	if left, _ := filepath.Glob(filepath.Join(a.host.NixVar, "gcroots/fleet/*")); len(left) != 0 {
-		t.Errorf("roots left: %q", left)
+	left, err := os.ReadDir(a.host.rootsDir())
+	if err != nil || len(left) != 1 || left[0].Name() != lastGood || toplevelAt(filepath.Join(a.host.rootsDir(), lastGood)).String() != two {
+		t.Errorf("roots left: %v, %v", left, err)
 	}
-}
-
-func TestOnlyMissingStepsAreDone(t *testing.T) {
-	a := newActivation(t)
-	one, two := toplevel(t, a.host, "one"), toplevel(t, a.host, "two")
-	a.do(proto.ActionSwitch, one)
-	a.calls()
-	for _, action := range []proto.Action{proto.ActionSwitch, proto.ActionTest, proto.ActionBoot} {
-		if st := a.do(action, one); st.State != proto.TxnCommitted {
-			t.Errorf("%s again: %+v", action, st)
-		}
-		a.expect()
-	}
-	if st := a.do(proto.ActionTest, two); st.State != proto.TxnCommitted || st.Profile != one || st.BootDefault != one || st.Current != two {
-		t.Errorf("test: %+v", st)
-	}
-	a.expect("test nixos-system-two")
-	if st := a.do(proto.ActionSwitch, two); st.State != proto.TxnCommitted || st.Profile != two {
-		t.Errorf("switch after test: %+v", st)
-	}
-	a.expect("boot nixos-system-two")
-	if st := a.do(proto.ActionBoot, one); st.State != proto.TxnCommitted || st.Current != two || st.BootDefault != one {
-		t.Errorf("boot: %+v", st)
-	}
-	a.expect("boot nixos-system-one")
-	if st := a.do(proto.ActionDryActivate, two); st.State != proto.TxnCommitted || st.BootDefault != one {
-		t.Errorf("dry-activate: %+v", st)
-	}
-	a.expect("dry-activate nixos-system-two")
 }
 
 func TestASpecialisationRunsAndItsParentBoots(t *testing.T) {
@@ -256,31 +251,48 @@ func TestASpecialisationRunsAndItsParentBoots(t *testing.T) {
 	a.expect("test nixos-system-one-blue", "boot nixos-system-one")
 }
 
-func TestFailuresLeaveTheDefaultAlone(t *testing.T) {
+func TestADryActivationChangesNothing(t *testing.T) {
+	a := newActivation(t)
+	one, two := toplevel(t, a.host, "one"), toplevel(t, a.host, "two")
+	a.do(proto.ActionSwitch, one)
+	a.calls()
+	if st := a.do(proto.ActionDryActivate, two); st.State != proto.TxnCommitted || st.BootDefault != one || st.Current != one {
+		t.Errorf("%+v", st)
+	}
+	a.expect("dry-activate nixos-system-two")
+	a.hook("dry-activate", "exit 1")
+	if st := a.do(proto.ActionDryActivate, two); st.State != proto.TxnFailed || st.ExitCode != 1 || !strings.Contains(st.Reason, "refused") {
+		t.Errorf("%+v", st)
+	}
+}
+
+func TestAFailureBringsTheOldSystemBack(t *testing.T) {
 	for name, tc := range map[string]struct {
 		action, hook, step, reason string
 		code                       int
 	}{
-		"units failed":            {"test", "ln -sfn $me RUN/current-system; exit 4", "test", "units have failed: the host runs the new system and boots the old one", 4},
-		"an activation script":    {"test", "exit 2", "test", "an activation script failed", 2},
-		"refused":                 {"test", "echo no >&2; exit 1", "test", "refused", 1},
-		"needs a reboot":          {"test", "exit 100", "test", "needs a reboot", 100},
-		"killed":                  {"test", "kill -9 $$", "test", "was killed by SIGKILL", -1},
-		"lies about what it did":  {"test", "exit 0", "verify", "but the host runs", 0},
-		"the loader cannot write": {"boot", "exit 1", "boot", "refused", 1},
-		"the loader did nothing":  {"boot", "exit 0", "verify", "still boots", 0},
+		"an activation script":    {"test", "[ $me = OLD ] || exit 2", "test", "exit code 2", 2},
+		"refused":                 {"test", "[ $me = OLD ] || exit 1", "test", "exit code 1", 1},
+		"needs a reboot":          {"test", "[ $me = OLD ] || exit 100", "test", "exit code 100", 100},
+		"killed":                  {"test", "[ $me = OLD ] || kill -9 $$", "test", "was killed by SIGKILL", -1},
+		"lies about what it did":  {"test", "[ $me = OLD ] || exit 0", "health", "but the host runs", 0},
+		"the loader cannot write": {"boot", "[ $me = OLD ] || exit 1", "boot", "exit code 1", 0},
+		"the loader did nothing":  {"boot", "[ $me = OLD ] || exit 0", "verify", "boots", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := newActivation(t)
 			one, two := toplevel(t, a.host, "one"), toplevel(t, a.host, "two")
 			a.do(proto.ActionSwitch, one)
-			a.hook(tc.action, strings.ReplaceAll(tc.hook, "RUN", a.host.Run))
+			a.hook(tc.action, strings.ReplaceAll(tc.hook, "OLD", one))
 			st := a.do(proto.ActionSwitch, two)
-			if st.State != proto.TxnFailed || st.Step != tc.step || st.ExitCode != tc.code || !strings.Contains(st.Reason, tc.reason) {
+			if st.State != proto.TxnRolledBack || st.Step != tc.step || st.ExitCode != tc.code || !strings.Contains(st.Reason, tc.reason) {
 				t.Errorf("%+v", st)
 			}
-			if st.BootDefault != one || (tc.action == "test" && st.Profile != one) {
-				t.Errorf("profile %s, default %s", st.Profile, st.BootDefault)
+			if st.BootDefault != one || st.Profile != one || st.Current != one || st.Generation != 1 {
+				t.Errorf("runs %s, profile %s, default %s", st.Current, st.Profile, st.BootDefault)
+			}
+			if all, err := a.host.generations(); err != nil || len(all) != 1 {
+				t.Errorf("generations: %v, %v", all, err)
 			}
 			if holder, err := a.host.LockHolder(); holder != nil || err != nil {
 				t.Errorf("lock: %+v, %v", holder, err)
@@ -289,67 +301,41 @@ func TestFailuresLeaveTheDefaultAlone(t *testing.T) {
 	}
 }
 
-func TestAfterFailedUnitsTheTestIsRunAgain(t *testing.T) {
+func TestWithoutARollbackAFailureIsLeftAndDoneAgain(t *testing.T) {
 	a := newActivation(t)
-	one := toplevel(t, a.host, "one")
-	a.hook("test", "ln -sfn $me "+a.host.Run+"/current-system; exit 4")
-	if st := a.do(proto.ActionSwitch, one); st.Current != one || st.Profile != "" {
+	one, two := toplevel(t, a.host, "one"), toplevel(t, a.host, "two")
+	a.do(proto.ActionSwitch, one)
+	a.hook("test", "ln -sfn $me "+a.host.Run+"/current-system; exit 2")
+	noRollback := func(r *proto.BeginRequest) { r.Guard.NoRollback = true }
+	if st := a.do(proto.ActionSwitch, two, noRollback); st.State != proto.TxnLeftAsIs || st.Current != two || st.Profile != one {
 		t.Errorf("%+v", st)
 	}
-	a.calls()
+	unfinished := func() []string {
+		var info proto.HostInfo
+		if err := a.client.Call(t.Context(), proto.MethodInfo, nil, &info); err != nil {
+			t.Fatal(err)
+		}
+		return info.Unfinished
+	}
+	if got := unfinished(); !cmp.Equal(got, []string{"test"}) {
+		t.Errorf("unfinished: %q", got)
+	}
 	a.unhook("test")
-	if st := a.do(proto.ActionSwitch, one); st.State != proto.TxnCommitted {
+	if st := a.do(proto.ActionSwitch, two); st.State != proto.TxnCommitted {
 		t.Errorf("%+v", st)
 	}
-	a.expect("test nixos-system-one", "boot nixos-system-one")
-}
-
-func TestAStepThatFailedLastTimeIsDoneAgain(t *testing.T) {
-	for step, hook := range map[string]string{
-		"test": "ln -sfn $me RUN/current-system; exit 4",
-		// As install-grub does: the menu is written, then the installation fails.
-		"boot": "mkdir -p BOOT/loader/entries; printf 'options init=%s/init\\n' $me >BOOT/loader/entries/nixos-new.conf; " +
-			"echo 'default nixos-new.conf' >BOOT/loader/loader.conf; exit 1",
-	} {
-		t.Run(step, func(t *testing.T) {
-			a := newActivation(t)
-			one := toplevel(t, a.host, "one")
-			a.hook(step, strings.NewReplacer("RUN", a.host.Run, "BOOT", a.host.Boot[0]).Replace(hook))
-			action := proto.Action(step)
-			if st := a.do(action, one); st.State != proto.TxnFailed || st.Step != step {
-				t.Fatalf("%+v", st)
-			}
-			a.expect(step + " nixos-system-one")
-			unfinished := func() []string {
-				var info proto.HostInfo
-				if err := a.client.Call(t.Context(), proto.MethodInfo, nil, &info); err != nil {
-					t.Fatal(err)
-				}
-				return info.Unfinished
-			}
-			if got := unfinished(); !cmp.Equal(got, []string{step}) {
-				t.Errorf("unfinished: %q", got)
-			}
-			a.unhook(step)
-			if st := a.do(action, one); st.State != proto.TxnCommitted {
-				t.Errorf("%+v", st)
-			}
-			a.expect(step + " nixos-system-one")
-			if got := unfinished(); len(got) != 0 {
-				t.Errorf("unfinished at last: %q", got)
-			}
-			a.do(action, one)
-			a.expect()
-		})
+	if got := unfinished(); len(got) != 0 {
+		t.Errorf("unfinished at last: %q", got)
 	}
 }
 
-func TestASlowSwitchIsEnded(t *testing.T) {
+func TestASlowSwitchIsEndedAndRolledBack(t *testing.T) {
 	a := newActivation(t)
-	one := toplevel(t, a.host, "one")
-	a.hook("test", "sleep 600")
-	st := a.do(proto.ActionSwitch, one, func(r *proto.BeginRequest) { r.Guard = &proto.GuardPolicy{SwitchSeconds: 1} })
-	if st.State != proto.TxnFailed || !strings.Contains(st.Reason, "did not end within 1s") {
+	one, two := toplevel(t, a.host, "one"), toplevel(t, a.host, "two")
+	a.do(proto.ActionSwitch, one)
+	a.hook("test", "[ $me = "+one+" ] || { trap '' TERM; while :; do sleep 1; done; }")
+	st := a.do(proto.ActionSwitch, two, func(r *proto.BeginRequest) { r.Guard.SwitchSeconds = 1 })
+	if st.State != proto.TxnRolledBack || !strings.Contains(st.Reason, "did not end within 1s") || st.Current != one {
 		t.Errorf("%+v", st)
 	}
 }

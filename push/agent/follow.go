@@ -23,19 +23,11 @@ func (s *session) follow(ctx context.Context, req proto.AttachRequest, w io.Writ
 	if err != nil {
 		return st, err
 	}
-	log, err := os.Open(filepath.Join(s.host.txnDir(st.Txn), switchLog))
-	if err != nil {
-		return st, err
+	f := &follower{path: filepath.Join(s.host.txnDir(st.Txn), switchLog), out: json.NewEncoder(w), offset: req.Offset}
+	defer f.close()
+	if base, size := s.host.logBase(st.Txn), f.size(); req.Offset > base+uint64(size) {
+		return st, proto.Errorf(proto.CodeUsage, "the log of %s has %d bytes, not %d", st.Txn, base+uint64(size), req.Offset)
 	}
-	defer log.Close()
-	info, err := log.Stat()
-	if err != nil {
-		return st, err
-	}
-	if req.Offset > uint64(info.Size()) {
-		return st, proto.Errorf(proto.CodeUsage, "the log of %s has %d bytes, not %d", st.Txn, info.Size(), req.Offset)
-	}
-	f := &follower{log: log, out: json.NewEncoder(w), offset: int64(req.Offset)}
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
@@ -43,7 +35,7 @@ func (s *session) follow(ctx context.Context, req proto.AttachRequest, w io.Writ
 		if st, err = s.host.status(st.Txn); err != nil {
 			return st, err
 		}
-		if err := f.send(st.State); err != nil || st.State.Done() {
+		if err := f.send(st.State, s.host.logBase(st.Txn)); err != nil || st.State.Done() {
 			return st, err
 		}
 		select {
@@ -54,18 +46,51 @@ func (s *session) follow(ctx context.Context, req proto.AttachRequest, w io.Writ
 	}
 }
 
+// logBase is the offset of the first byte of a transaction's present log: every boot begins another one.
+func (h *Host) logBase(txn string) uint64 {
+	_, e, err := h.readTxn(txn)
+	if err != nil {
+		return 0
+	}
+	return e.LogBase
+}
+
 // follower knows what one client has got.
 type follower struct {
+	path   string
 	log    *os.File
 	out    *json.Encoder
-	offset int64
+	offset uint64
 	state  proto.TxnState
 }
 
-func (f *follower) send(state proto.TxnState) error {
+// size is that of the log; there is none after a boot until a guard has begun one.
+func (f *follower) size() int64 {
+	if f.log == nil {
+		log, err := os.Open(f.path)
+		if err != nil {
+			return 0
+		}
+		f.log = log
+	}
+	info, err := f.log.Stat()
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+func (f *follower) close() {
+	if f.log != nil {
+		_ = f.log.Close()
+	}
+}
+
+func (f *follower) send(state proto.TxnState, base uint64) error {
+	f.offset = max(f.offset, base)
 	buf := make([]byte, logPiece)
-	for {
-		n, err := f.log.ReadAt(buf, f.offset)
+	for f.size() > 0 {
+		n, err := f.log.ReadAt(buf, int64(f.offset-base))
 		if err != nil && !errors.Is(err, io.EOF) {
 			return fmt.Errorf("read log: %w", err)
 		}
@@ -73,8 +98,8 @@ func (f *follower) send(state proto.TxnState) error {
 		if n == 0 {
 			break
 		}
-		f.offset += int64(n)
-		if err := f.out.Encode(proto.TxnEvent{Log: string(buf[:n]), Offset: uint64(f.offset)}); err != nil {
+		f.offset += uint64(n)
+		if err := f.out.Encode(proto.TxnEvent{Log: string(buf[:n]), Offset: f.offset}); err != nil {
 			return err
 		}
 	}
@@ -82,7 +107,7 @@ func (f *follower) send(state proto.TxnState) error {
 		return nil
 	}
 	f.state = state
-	return f.out.Encode(proto.TxnEvent{State: state, Offset: uint64(f.offset)})
+	return f.out.Encode(proto.TxnEvent{State: state, Offset: f.offset})
 }
 
 // wholeRunes returns how many bytes of text end with a whole character. JSON has no halves.

@@ -2,7 +2,8 @@
 //
 // Its parts run as processes of one binary. [Start] runs elevated on the session's first channel: it makes a folder with
 // a socket, has the agent started outside of the channel, and leaves. [Serve] is that agent. [Attach] is the unprivileged
-// pipe between an SSH channel and the socket. [RunWorker] is one activation, in a transient unit of its own.
+// pipe between an SSH channel and the socket. [RunGuard] guards one activation, whose programs [RunGuardWorker] runs,
+// each in a transient unit of its own.
 //
 // What arrives over the socket comes from the user who owns the machine's root rights, but possibly through a broken
 // connection or program, so every name and size is checked. What the host itself says (boot loader files, unit logs, programs'
@@ -61,6 +62,10 @@ type Host struct {
 	Runner run.Runner
 	// Units runs what has to outlive the agent.
 	Units Units
+	// Helper is the program that units run: our own.
+	Helper string
+	// Reboot has the host rebooted for a transaction, and returns only where it stays.
+	Reboot func(ctx context.Context, h *Host, txn string) error
 	// OpenStore opens a connection to the Nix daemon.
 	OpenStore func(ctx context.Context) (*daemon.Conn, error)
 }
@@ -75,8 +80,13 @@ func NewHost() (*Host, error) {
 		CheckSecrets: func(ctx context.Context, m *install.Manifest) (install.Report, error) {
 			return install.Check(ctx, m, install.Options{})
 		},
-		Home: homeOf(os.Geteuid()), UID: os.Geteuid(), Runner: run.RunnerFunc(run.Run), Units: NewProcesses(),
+		Home: homeOf(os.Geteuid()), UID: os.Geteuid(), Runner: run.RunnerFunc(run.Run), Units: NewProcesses(), Reboot: rebootMachine,
 	}
+	helper, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	h.Helper = helper
 	h.OpenStore = func(ctx context.Context) (*daemon.Conn, error) { return daemon.Open(ctx, daemon.Options{}) }
 	if _, err := os.Stat("/run/systemd/system"); err == nil && h.UID == 0 {
 		h.Units = SystemdUnits{}

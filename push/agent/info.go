@@ -30,11 +30,16 @@ func (s *session) info(ctx context.Context) (proto.HostInfo, error) {
 		return proto.HostInfo{}, err
 	}
 	systems := h.systems()
+	var open *proto.TxnStatus
+	if txn, o, e, err := h.openTxn(); err == nil && txn != "" {
+		st := h.statusOf(o, e)
+		open = &st
+	}
 	return proto.HostInfo{
 		System: nixSystem(), NixVersion: oneLine(conn.NixVersion()), Root: h.Root(), Trusted: trusted, TrustUnknown: !known && !h.Root(),
 		BootID: h.bootID(), CPUs: runtime.NumCPU(), Current: systems.current.String(), Booted: systems.booted.String(),
 		Profile: systems.profile.String(), BootDefault: systems.boot.Toplevel.String(), Generation: systems.generation,
-		StoreFree: free, Lock: lock, Unfinished: h.undone(""),
+		StoreFree: free, Lock: lock, Unfinished: h.undone(), Open: open,
 	}, nil
 }
 

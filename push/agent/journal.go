@@ -67,6 +67,8 @@ type entry struct {
 	Made int `json:"made,omitempty"`
 	// Switched is when the new system had been activated: a connection that confirms is younger. 0 after a boot.
 	Switched guard.Boottime `json:"switched,omitempty"`
+	// LogBase is what the offsets of the present log begin with: a log does not outlive a boot.
+	LogBase uint64 `json:"logBase,omitempty"`
 	// Step is the step that failed.
 	Step    string   `json:"step,omitempty"`
 	Drained bool     `json:"drained,omitempty"`

@@ -100,4 +100,3 @@ func flock(f *os.File, how int) error {
 		}
 	}
 }
-

@@ -9,11 +9,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"fleet/push/guard"
 	"fleet/push/proto"
 )
 
 const (
-	// lockPatience is how long a worker tries to take the host's lock. Whoever only looks at the lock shares it for a moment,
+	// lockPatience is how long somebody tries to take the host's lock. Whoever only looks at the lock shares it for a moment,
 	// which must not turn a worker away.
 	lockPatience = time.Second
 	maxHolder    = 4 << 10
@@ -49,19 +50,22 @@ func (h *Host) waitForLock(ctx context.Context) (*os.File, error) {
 			return f, err
 		}
 		select {
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(guardPoll):
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
 	}
 }
 
-// LockHolder returns who holds the host's lock, and nil where nobody does. An agent that is not root sees nobody. A worker
-// frees the lock just after it has written its result; that moment is waited for.
+// LockHolder returns who holds the host's lock, and nil where nobody does. A transaction under way holds it, also in the moment in which nobody guards it. An
+// agent that is not root sees nobody. Whoever frees the lock does so just after having written the result; that moment is waited for.
 func (h *Host) LockHolder() (*proto.LockHolder, error) {
 	deadline := time.Now().Add(lockPatience)
 	for {
 		holder, err := h.readHolder()
+		if holder == nil && err == nil {
+			return h.openHolder()
+		}
 		if holder == nil || err != nil || time.Now().After(deadline) {
 			return holder, err
 		}
@@ -72,6 +76,21 @@ func (h *Host) LockHolder() (*proto.LockHolder, error) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// openHolder is the owner of a transaction that somebody guards. One that is staged for the next boot stands in nobody's way, and one that nobody guards is
+// resolved by whoever begins the next.
+func (h *Host) openHolder() (*proto.LockHolder, error) {
+	txn, o, e, err := h.openTxn()
+	if err != nil || txn == "" || e.State.Phase == guard.Staged || e.State.Phase.Ended() {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), lockPatience)
+	defer cancel()
+	if !h.guarded(ctx, txn) {
+		return nil, nil
+	}
+	return &proto.LockHolder{Owner: oneLine(o.Owner), Txn: txn, Since: oneLine(o.Created)}, nil
 }
 
 func (h *Host) readHolder() (*proto.LockHolder, error) {
@@ -94,7 +113,7 @@ func (h *Host) readHolder() (*proto.LockHolder, error) {
 
 func lockedError(holder *proto.LockHolder) *proto.Error {
 	e := proto.Errorf(proto.CodeLocked, "the host is locked by %s since %s (transaction %s)", holder.Owner, holder.Since, holder.Txn)
-	e.Remedy = "wait until that activation has ended, or attach to it: fleet status names it"
+	e.Remedy = "wait until that activation has ended, attach to it (fleet attach), or take it back (fleet abort)"
 	data, err := json.Marshal(holder)
 	if err == nil {
 		e.Data = data

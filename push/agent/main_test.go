@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -37,13 +39,13 @@ func (p places) save(t *testing.T) {
 	write(t, filepath.Join(p.Run, "..", "places.json"), string(text))
 }
 
-// TestMain makes this binary the helper: the agent and the worker run as real processes of it.
+// TestMain makes this binary the helper: agent, guard and workers run as real processes of it.
 func TestMain(m *testing.M) {
 	if superviseLab() {
 		return
 	}
-	if len(os.Args) >= 4 && os.Args[2] == "serve" || len(os.Args) == 4 && os.Args[1] == "activate" {
-		if err := helperMain(os.Args); err != nil {
+	if places := os.Getenv(placesFile); places != "" {
+		if err := helperMain(places, os.Args[1:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -58,6 +60,9 @@ func TestMain(m *testing.M) {
 	}
 	os.Exit(m.Run())
 }
+
+// placesFile names the file with the test host's folders, for the processes that a test starts: a script sets it, since units get no environment.
+const placesFile = "FLEET_AGENT_PLACES"
 
 const (
 	// ownStore marks the process that has a /nix of its own.
@@ -86,16 +91,10 @@ func runWithOwnStore() int {
 	return 0
 }
 
-func helperMain(args []string) error {
+func helperMain(file string, args []string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	dir := args[len(args)-1]
-	host, err := NewHost()
-	if err != nil {
-		return err
-	}
-	// <places>/run/fleet/<session or transaction>
-	text, err := os.ReadFile(filepath.Join(dir, "..", "..", "..", "places.json"))
+	text, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
@@ -103,14 +102,52 @@ func helperMain(args []string) error {
 	if err := json.Unmarshal(text, &p); err != nil {
 		return err
 	}
+	host, err := p.host()
+	if err != nil {
+		return err
+	}
+	last := args[len(args)-1]
+	switch args[0] {
+	case "agent":
+		return Serve(ctx, host, last)
+	case "activate":
+		return RunDry(ctx, host, last)
+	case "guard":
+		return RunGuard(ctx, host, last)
+	case "guard-worker":
+		number, err := strconv.Atoi(last)
+		if err != nil {
+			return err
+		}
+		return RunGuardWorker(ctx, host, args[2], number)
+	case "boot-guard":
+		return BootGuard(ctx, host, func() error { return nil })
+	case "attach":
+		return AttachGuard(ctx, host, last, os.Stdin, os.Stdout)
+	}
+	return fmt.Errorf("no such command: %q", args)
+}
+
+// host is a host with these folders.
+func (p places) host() (*Host, error) {
+	host, err := NewHost()
+	if err != nil {
+		return nil, err
+	}
 	host.Run, host.NixVar, host.Boot, host.EFIVars, host.BootID = p.Run, p.NixVar, p.Boot, p.EFIVars, p.BootID
+	host.Helper = filepath.Join(filepath.Dir(p.Run), "helper")
 	if !p.Systemd {
 		host.Units = NewProcesses()
 	}
-	if args[1] == "activate" {
-		return RunWorker(ctx, host, dir)
+	// A reboot is the test's to make.
+	host.Reboot = func(ctx context.Context, h *Host, _ string) error {
+		if err := os.WriteFile(filepath.Join(h.Run, "rebooting"), nil, 0o600); err != nil {
+			return err
+		}
+		<-ctx.Done()
+		return context.Cause(ctx)
 	}
-	return Serve(ctx, host, dir)
+	return host, nil
 }
 
 // testHost is a host in temporary folders, with the real store and real processes.
@@ -133,11 +170,18 @@ func testHost(t *testing.T) *Host {
 	}
 	p.save(t)
 	write(t, p.BootID, "11111111-2222-3333-4444-555555555555\n")
-	host, err := NewHost()
+	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	host.Run, host.NixVar, host.Boot, host.EFIVars, host.BootID = p.Run, p.NixVar, p.Boot, p.EFIVars, p.BootID
+	write(t, filepath.Join(base, "helper"), fmt.Sprintf("#!/bin/sh\n%s=%s/places.json exec %s \"$@\"\n", placesFile, base, self))
+	if err := os.Chmod(filepath.Join(base, "helper"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	host, err := p.host()
+	if err != nil {
+		t.Fatal(err)
+	}
 	host.Units = NewProcesses()
 	return host
 }
@@ -154,6 +198,7 @@ func chrootStore(t *testing.T, host *Host) *storetest.Store {
 func connect(t *testing.T, host *Host) (*proto.Client, *session) {
 	t.Helper()
 	s := newSession(host, t.TempDir(), host.UID)
+	s.born = math.MaxInt64 // it is younger than any switch
 	t.Cleanup(s.close)
 	return connectTo(t, s), s
 }

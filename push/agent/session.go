@@ -11,6 +11,7 @@ import (
 
 	"fleet/closure/daemon"
 	"fleet/closure/storepath"
+	"fleet/push/guard"
 	"fleet/push/proto"
 )
 
@@ -21,6 +22,8 @@ type session struct {
 	methods map[string]method
 	// owner is the login user.
 	owner int
+	// born is when the agent's process began.
+	born guard.Boottime
 	// ending tells the listener that the session is over when its last client leaves.
 	ending func()
 
@@ -39,6 +42,9 @@ type method func(ctx context.Context, req *proto.Request) (any, error)
 // newSession makes a session of the login user owner, whose own files lie in dir.
 func newSession(host *Host, dir string, owner int) *session {
 	s := &session{host: host, dir: dir, owner: owner, rooted: make(map[storepath.Path]struct{}), ending: func() {}}
+	if self, err := processOf(os.Getpid()); err == nil {
+		s.born = self.started
+	}
 	s.methods = map[string]method{
 		proto.MethodInfo:       func(ctx context.Context, _ *proto.Request) (any, error) { return s.info(ctx) },
 		proto.MethodMissing:    with(s.missing),
@@ -46,14 +52,17 @@ func newSession(host *Host, dir string, owner int) *session {
 		proto.MethodImport: func(ctx context.Context, req *proto.Request) (any, error) {
 			return s.importPaths(ctx, req.Stream)
 		},
-		proto.MethodExport:  withStream(s.export),
-		proto.MethodClosure: with(s.closure),
-		proto.MethodRoot:    with(s.root),
-		proto.MethodBuild:   withStream(s.build),
-		proto.MethodBegin:   with(s.begin),
-		proto.MethodAttach:  withStream(s.follow),
-		proto.MethodConfirm: withTxn(s.confirm),
-		proto.MethodAbort:   withTxn(s.abort),
+		proto.MethodExport:       withStream(s.export),
+		proto.MethodClosure:      with(s.closure),
+		proto.MethodRoot:         with(s.root),
+		proto.MethodBuild:        withStream(s.build),
+		proto.MethodBegin:        with(s.begin),
+		proto.MethodAttach:       withStream(s.follow),
+		proto.MethodConfirm:      withTxn(s.confirm),
+		proto.MethodAbort:        with(s.abort),
+		proto.MethodNonce:        with(s.nonce),
+		proto.MethodTransactions: func(context.Context, *proto.Request) (any, error) { return s.listTransactions() },
+		proto.MethodGenerations:  func(context.Context, *proto.Request) (any, error) { return s.listGenerations() },
 		proto.MethodStatus: withTxn(func(_ context.Context, txn string) (proto.TxnStatus, error) {
 			return s.transaction(txn)
 		}),
@@ -200,7 +209,7 @@ func (s *session) valid(ctx context.Context, path storepath.Path) (bool, error) 
 
 // root makes a named GC root, or moves it, by one rename.
 func (s *session) root(ctx context.Context, req proto.RootRequest) (any, error) {
-	if !plainName(req.Name) || hasRootPrefix(req.Name) {
+	if !plainName(req.Name) {
 		return nil, proto.Errorf(proto.CodeUsage, "%.60q is no name of a root", req.Name)
 	}
 	path, err := storepath.Parse(req.Path)

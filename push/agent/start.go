@@ -67,7 +67,7 @@ func Start(ctx context.Context, host *Host, opts StartOptions) (proto.Ready, err
 	if err := closeOnExec(); err != nil {
 		return proto.Ready{}, err
 	}
-	helper, err := helperPath(opts.Helper)
+	helper, err := helperPath(opts.Helper, host)
 	if err != nil {
 		return proto.Ready{}, err
 	}
@@ -107,11 +107,11 @@ func closeOnExec() error {
 	return nil
 }
 
-func helperPath(given string) (string, error) {
+func helperPath(given string, host *Host) (string, error) {
 	if given != "" {
 		return filepath.Abs(given)
 	}
-	return os.Executable()
+	return host.Helper, nil
 }
 
 func sessionParent(host *Host, dir string) (string, error) {

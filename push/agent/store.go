@@ -8,7 +8,6 @@ import (
 	"os/user"
 	"slices"
 	"strconv"
-	"strings"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -25,8 +24,6 @@ const (
 	// fullBelow is how many free bytes make us take an unexplained failure for a full store.
 	fullBelow = 4 << 20
 )
-
-func hasRootPrefix(name string) bool { return strings.HasPrefix(name, rootPrefix) }
 
 // pathError is an error about one store path.
 func pathError(code proto.ErrorCode, path, format string, args ...any) *proto.Error {

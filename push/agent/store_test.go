@@ -333,7 +333,7 @@ func TestRootsAreReplacedAtOnce(t *testing.T) {
 	}
 	for _, bad := range []proto.RootRequest{
 		{Name: "../x", Path: samples[0].info.Path}, {Name: ".", Path: samples[0].info.Path}, {Name: "", Path: samples[0].info.Path},
-		{Name: "activating-t1", Path: samples[0].info.Path}, {Name: "ok", Path: "/etc"},
+		{Name: ".txn-t1", Path: samples[0].info.Path}, {Name: "ok", Path: "/etc"},
 	} {
 		if err := client.Call(t.Context(), proto.MethodRoot, bad, nil); proto.CodeOf(err) != proto.CodeUsage {
 			t.Errorf("%+v: %v", bad, err)

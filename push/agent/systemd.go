@@ -261,5 +261,20 @@ func (SystemdUnits) Failed(ctx context.Context) ([]string, error) {
 	return names, err
 }
 
+// Starting asks for the state of the whole, as "systemctl is-system-running" does.
+func (SystemdUnits) Starting(ctx context.Context) (bool, error) {
+	starting := false
+	err := withSystemd(ctx, func(conn *dbus.Conn) error {
+		state, err := conn.SystemStateContext(ctx)
+		if err != nil {
+			return fmt.Errorf("ask for the state of the system: %w", err)
+		}
+		text, _ := state.Value.Value().(string)
+		starting = text == "initializing" || text == "starting"
+		return nil
+	})
+	return starting, err
+}
+
 // Detached is true: systemd gives its units streams of their own.
 func (SystemdUnits) Detached() bool { return true }

@@ -66,7 +66,7 @@ func TestSystemdRunsAgentAndWorker(t *testing.T) {
 	if st.State != proto.TxnCommitted {
 		t.Errorf("%+v", st)
 	}
-	for _, want := range []string{workerUnit(txn), "Type=exec", "RuntimeMaxUSec=35min", "IgnoreOnIsolate=yes", "DefaultDependencies=no"} {
+	for _, want := range []string{workerUnit(txn, 1), "Type=exec", "RuntimeMaxUSec=16min", "IgnoreOnIsolate=yes", "DefaultDependencies=no"} {
 		if !strings.Contains(log, want) {
 			t.Errorf("the log lacks %q:\n%s", want, log)
 		}
@@ -112,10 +112,10 @@ func TestSystemdEndsAllOfAWorker(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitUntil(t, "the hook", func() bool { return !gone(filepath.Join(host.Run, "running")) })
-	if running, err := host.Units.Running(t.Context(), workerUnit(txn)); err != nil || !running {
+	if running, err := host.Units.Running(t.Context(), workerUnit(txn, 1)); err != nil || !running {
 		t.Errorf("running: %v, %v", running, err)
 	}
-	sh(t, `systemctl kill --signal=KILL --kill-whom=main "$1"`, workerUnit(txn))
+	sh(t, `systemctl kill --signal=KILL --kill-whom=main "$1"`, workerUnit(txn, 1))
 	st, _, _ := a.follow(txn, 0)
 	if st.State != proto.TxnFailed || !strings.Contains(st.Reason, "its process was ended") {
 		t.Errorf("%+v", st)

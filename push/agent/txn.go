@@ -16,58 +16,73 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"fleet/push/guard"
 	"fleet/push/proto"
 )
 
 const (
-	requestName  = "request.json"
-	statusName   = "status.json"
-	decisionName = "decision"
-	switchLog    = "switch.log"
+	switchLog   = "switch.log"
+	guardLog    = "guard.log"
+	guardSocket = "guard.sock"
+	nonceName   = "nonce"
+	unitsName   = "units.json"
+	shadowName  = "journal"
 	// maxStatus bounds what is read of a transaction's files, in bytes.
 	maxStatus = 1 << 20
 	// keptTransactions is how many transactions a host remembers.
 	keptTransactions = 20
-	// workerStart is how long a transaction may have no worker after it was begun.
-	workerStart = 30 * time.Second
-
-	rootPrefix = "activating-"
-
-	decisionRun   = "run"
-	decisionAbort = "abort"
+	// openAmong is how many of the newest journals may be open. One may; more are looked at for the case that something went very wrong.
+	openAmong = 3
+	// unitsFailed is how switch-to-configuration says that it got to its end but units have failed.
+	unitsFailed = 4
+	// maxFailedUnits and failedUnitLines bound what is told about failed units, journalTimeout how long it takes to find out.
+	maxFailedUnits  = 20
+	failedUnitLines = 10
+	journalTimeout  = 10 * time.Second
 )
 
 // The steps that a status names.
 const (
-	stepLock    = "lock"
-	stepTest    = "test"
-	stepProfile = "profile"
-	stepBoot    = "boot"
-	stepVerify  = "verify"
-	stepDry     = "dry-activate"
+	stepLock     = "lock"
+	stepTest     = "test"
+	stepHealth   = "health"
+	stepConfirm  = "confirm"
+	stepStage    = "stage"
+	stepReboot   = "reboot"
+	stepRollback = "rollback"
+	stepDry      = "dry-activate"
+	stepEnd      = "end"
 )
-
-// request is what a worker is asked to do; it never changes.
-type request struct {
-	proto.BeginRequest
-	Txn    string `json:"txn"`
-	Since  string `json:"since"`
-	BootID string `json:"bootId"`
-	// Begun is the time since boot: the clock may be set at any moment.
-	Begun time.Duration `json:"begun"`
-	// Detach says that the worker was not started by a service manager and has to leave its starter's streams.
-	Detach bool `json:"detach"`
-}
 
 // txnForm is a counter, so that the order of names is that of time whatever the clock does, and something random.
 func txnForm() *regexp.Regexp { return regexp.MustCompile(`^t[0-9]{6}-[a-z2-7]{6}$`) }
 
+// txnDir is a transaction's folder for this boot, stateDir the one for journals, which outlive boots.
 func (h *Host) txnDir(txn string) string { return filepath.Join(h.fleetDir(), txn) }
+func (h *Host) stateDir() string         { return filepath.Join(filepath.Dir(h.NixVar), "fleet") }
 
-// transactions returns the ids of all transactions, oldest first.
-func (h *Host) transactions() ([]string, error) {
-	entries, err := os.ReadDir(h.fleetDir())
-	if errors.Is(err, fs.ErrNotExist) {
+func (h *Host) journalPath(txn string) string {
+	return filepath.Join(h.stateDir(), journalPrefix+txn+journalSuffix)
+}
+func (h *Host) shadowPath(txn string) string { return filepath.Join(h.txnDir(txn), shadowName) }
+
+const (
+	journalPrefix = "txn-"
+	journalSuffix = ".log"
+)
+
+// makeTxnDir makes a transaction's folder. Other users may pass through it to the guard's socket, and see nothing.
+func (h *Host) makeTxnDir(txn string) error {
+	if err := makeFleetDir(h.fleetDir()); err != nil {
+		return err
+	}
+	return makeFleetDir(h.txnDir(txn))
+}
+
+// journals returns the ids of the transactions that have a journal, oldest first.
+func (h *Host) journals() ([]string, error) {
+	entries, err := os.ReadDir(h.stateDir())
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 		return nil, nil
 	}
 	if err != nil {
@@ -75,77 +90,94 @@ func (h *Host) transactions() ([]string, error) {
 	}
 	var ids []string
 	for _, entry := range entries {
-		if entry.IsDir() && txnForm().MatchString(entry.Name()) {
-			ids = append(ids, entry.Name())
+		id := strings.TrimSuffix(strings.TrimPrefix(entry.Name(), journalPrefix), journalSuffix)
+		if id != entry.Name() && txnForm().MatchString(id) {
+			ids = append(ids, id)
 		}
 	}
 	slices.Sort(ids)
 	return ids, nil
 }
 
-// newTxn makes a transaction's folder with its request and a first status.
-func (h *Host) newTxn(req request) (request, error) {
-	if err := makeFleetDir(h.fleetDir()); err != nil {
-		return req, err
+// transactions returns the ids of all transactions, oldest first: those with a journal, and those of this boot without one.
+func (h *Host) transactions() ([]string, error) {
+	ids, err := h.journals()
+	if err != nil {
+		return nil, err
 	}
+	entries, err := os.ReadDir(h.fleetDir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for _, entry := range entries {
+		if entry.IsDir() && txnForm().MatchString(entry.Name()) {
+			ids = append(ids, entry.Name())
+		}
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids), nil
+}
+
+// newTxnID is a name that no transaction has.
+func (h *Host) newTxnID() (string, error) {
 	ids, err := h.transactions()
 	if err != nil {
-		return req, err
+		return "", err
 	}
-	h.prune(ids)
 	next := 1
 	if len(ids) > 0 {
 		last, err := strconv.Atoi(ids[len(ids)-1][1:7])
 		if err != nil {
-			return req, err
+			return "", err
 		}
 		next = last + 1
 	}
-	req.Begun = sinceBoot()
-	req.Txn = fmt.Sprintf("t%06d-%s", next, strings.ToLower(rand.Text()[:6]))
-	dir := h.txnDir(req.Txn)
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return req, err
-	}
-	err = errors.Join(
-		os.WriteFile(filepath.Join(dir, aliveName), nil, 0o600),
-		os.WriteFile(filepath.Join(dir, switchLog), nil, 0o600),
-		writeJSON(filepath.Join(dir, requestName), req),
-		writeJSON(filepath.Join(dir, statusName), firstStatus(req)))
-	if err != nil {
-		return req, errors.Join(err, os.RemoveAll(dir))
-	}
-	return req, nil
+	return fmt.Sprintf("t%06d-%s", next, strings.ToLower(rand.Text()[:6])), nil
 }
 
-func firstStatus(req request) proto.TxnStatus {
-	return proto.TxnStatus{
-		Txn: req.Txn, State: proto.TxnPrepared, Action: req.Action, Toplevel: req.Toplevel,
-		Specialisation: req.Specialisation, Owner: req.Owner, Since: req.Since,
-	}
-}
-
-// prune forgets the oldest transactions and the roots of those that have ended. It is best effort.
-func (h *Host) prune(ids []string) {
-	for i, id := range ids {
-		if busy, err := held(filepath.Join(h.txnDir(id), aliveName)); err != nil || busy {
-			continue
-		}
-		if i <= len(ids)-keptTransactions {
-			_ = os.RemoveAll(h.txnDir(id))
-		}
-	}
-	roots, err := filepath.Glob(filepath.Join(h.rootsDir(), rootPrefix+"*"))
+// prune forgets the oldest transactions, and what was kept for those that have ended. It is best effort, and needs the host's lock.
+func (h *Host) prune() {
+	ids, err := h.transactions()
 	if err != nil {
 		return
 	}
-	for _, root := range roots {
-		id := strings.TrimPrefix(filepath.Base(root), rootPrefix)
-		status, err := h.status(id)
-		if err != nil || status.State.Done() {
-			_ = os.Remove(root)
+	open, _, _, _ := h.openTxn()
+	for i, id := range ids {
+		if i > len(ids)-keptTransactions || id == open {
+			continue
+		}
+		if busy, err := held(filepath.Join(h.txnDir(id), aliveName)); err == nil && !busy {
+			_ = os.RemoveAll(h.txnDir(id))
+			_ = os.Remove(h.journalPath(id))
 		}
 	}
+	h.dropStaleRoots(open)
+}
+
+func (h *Host) readTxn(txn string) (opening, entry, error) {
+	return readJournal(realDisk{}, h.journalPath(txn), h.shadowPath(txn))
+}
+
+// openTxn returns the transaction that has not ended; its id is empty where there is none.
+func (h *Host) openTxn() (string, opening, entry, error) {
+	ids, err := h.journals()
+	if err != nil {
+		return "", opening{}, entry{}, err
+	}
+	slices.Reverse(ids)
+	for _, id := range ids[:min(len(ids), openAmong)] {
+		o, e, err := h.readTxn(id)
+		if errors.Is(err, errNotBegun) || errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return "", o, e, err
+		}
+		if e.open() {
+			return id, o, e, nil
+		}
+	}
+	return "", opening{}, entry{}, nil
 }
 
 func writeJSON(path string, v any) error {
@@ -167,36 +199,72 @@ func readJSON(path string, v any) error {
 	return nil
 }
 
-// status returns a transaction's state as it is now: a worker that is gone without having said how it ended has failed.
+// status returns a transaction's state as it is now.
 func (h *Host) status(txn string) (proto.TxnStatus, error) {
-	var st proto.TxnStatus
 	if !txnForm().MatchString(txn) {
-		return st, proto.Errorf(proto.CodeUsage, "%.60q is no transaction", txn)
+		return proto.TxnStatus{}, proto.Errorf(proto.CodeUsage, "%.60q is no transaction", txn)
 	}
-	var req request
-	dir := h.txnDir(txn)
-	err := errors.Join(readJSON(filepath.Join(dir, requestName), &req), readJSON(filepath.Join(dir, statusName), &st))
-	if errors.Is(err, fs.ErrNotExist) {
-		return st, proto.Errorf(proto.CodeNotFound, "transaction %s is not known on this host: it is older than the last %d, or the host has rebooted since", txn, keptTransactions)
+	o, e, err := h.readTxn(txn)
+	if err == nil {
+		return h.statusOf(o, e), nil
 	}
-	if err != nil || st.State.Done() {
-		return st, err
+	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, errNotBegun) {
+		return proto.TxnStatus{}, err
 	}
-	if req.BootID != h.bootID() {
-		return h.broken(st, "the host has rebooted"), nil
+	return h.dryStatus(txn)
+}
+
+// statusOf says what a journal's last entry means.
+func (h *Host) statusOf(o opening, e entry) proto.TxnStatus {
+	s := e.State
+	st := proto.TxnStatus{
+		Txn: o.Txn, State: proto.TxnState(s.Phase), Action: o.Action, Toplevel: o.Toplevel, Specialisation: o.Specialisation, Owner: o.Owner,
+		Since: o.Created, ExitCode: s.ExitCode, Reason: s.Reason, Booted: s.Booted, Trouble: s.Trouble, NeedsReboot: e.NeedsReboot,
+		Notices: slices.Concat(o.Notices, e.Notices), Step: stepOf(s),
 	}
-	busy, err := held(filepath.Join(dir, aliveName))
-	if err != nil || busy {
-		return st, err
+	switch {
+	case s.Phase.Ended() && !e.Finished && h.journalHeld(o.Txn):
+		// Its guard still clears away, and then frees the host's lock.
+		st.State = map[guard.Phase]proto.TxnState{guard.Committed: proto.TxnCommitting, guard.RolledBack: proto.TxnVerifying}[s.Phase]
+		if st.State == "" {
+			st.State = proto.TxnJudging
+		}
+		st.Step = stepEnd
+	case s.Phase.Succeeded():
+		st.Step, st.Reason = "", ""
+	case s.Phase.Ended():
+		st.Step = e.Step
 	}
-	// The worker may have written its last word between the two looks.
-	if err := readJSON(filepath.Join(dir, statusName), &st); err != nil || st.State.Done() {
-		return st, err
+	if s.Deadline > 0 && s.BootID == h.bootID() {
+		st.DeadlineSeconds = max(1, int((time.Duration(s.Deadline)-sinceBoot()+time.Second-1)/time.Second))
 	}
-	if st.State == proto.TxnPrepared && sinceBoot()-req.Begun < workerStart {
-		return st, nil
+	seen := e.Seen
+	if !e.Finished {
+		seen = h.seen()
 	}
-	return h.broken(st, "its process was ended"), nil
+	st.Current, st.Profile, st.BootDefault, st.Generation = seen.Current, seen.Profile, seen.BootDefault, seen.Generation
+	if st.State != proto.TxnCommitted {
+		_ = readJSON(filepath.Join(h.txnDir(o.Txn), unitsName), &st.FailedUnits) // it is not there after a boot
+	}
+	return st
+}
+
+// journalHeld says whether a guard has the transaction's journal.
+func (h *Host) journalHeld(txn string) bool {
+	busy, err := held(h.journalPath(txn))
+	return err == nil && busy
+}
+
+// newest returns the id of the last transaction.
+func (h *Host) newest() (string, error) {
+	ids, err := h.transactions()
+	if err != nil {
+		return "", err
+	}
+	if len(ids) == 0 {
+		return "", proto.Errorf(proto.CodeNotFound, "no transaction is known on this host")
+	}
+	return ids[len(ids)-1], nil
 }
 
 // sinceBoot is the time since the host has booted, sleep included.
@@ -208,46 +276,26 @@ func sinceBoot() time.Duration {
 	return time.Duration(now.Nano())
 }
 
-// broken makes a status out of one whose worker cannot go on.
-func (h *Host) broken(st proto.TxnStatus, why string) proto.TxnStatus {
-	st.Reason = fmt.Sprintf("the activation stopped in step %q: %s", st.Step, why)
-	if st.State == proto.TxnPrepared {
-		st.Reason = "the activation never began: " + why
+// undone names the steps that the last activation has left half-done: it failed and was to be left as it is, or is still on its way back. What a host
+// runs and boots does not show that.
+func (h *Host) undone() []string {
+	ids, err := h.journals()
+	if err != nil || len(ids) == 0 {
+		return nil
 	}
-	st.State = proto.TxnFailed
-	h.describe(&st)
-	return st
-}
-
-// describe fills in what the host runs and boots.
-func (h *Host) describe(st *proto.TxnStatus) {
-	systems := h.systems()
-	st.Current, st.Profile = systems.current.String(), systems.profile.String()
-	st.BootDefault, st.Generation = systems.boot.Toplevel.String(), systems.generation
-}
-
-// newest returns the id of the last transaction.
-func (h *Host) newest() (string, error) {
-	ids, err := h.transactions()
+	_, e, err := h.readTxn(ids[len(ids)-1])
 	if err != nil {
-		return "", err
+		return nil
 	}
-	if len(ids) == 0 {
-		return "", proto.Errorf(proto.CodeNotFound, "no transaction since the host has booted")
+	switch s := e.State; {
+	case s.Phase == guard.Prepared || s.Phase == guard.Staged || s.Phase.Ended() && s.Phase != guard.LeftAsIs:
+		return nil
+	case s.BootID != h.bootID() && s.Touched:
+		return []string{"boot"}
+	case s.BootID != h.bootID():
+		return nil
+	case s.Touched:
+		return []string{"test", "boot"}
 	}
-	return ids[len(ids)-1], nil
-}
-
-// decide settles, once and for all, whether a transaction runs or is aborted; it reports what was decided.
-func (h *Host) decide(txn, wanted string) (string, error) {
-	path := filepath.Join(h.txnDir(txn), decisionName)
-	// A link appears together with its contents, and only one of two can make it.
-	err := os.Symlink(wanted, path)
-	if err == nil {
-		return wanted, nil
-	}
-	if !errors.Is(err, fs.ErrExist) {
-		return "", err
-	}
-	return os.Readlink(path)
+	return []string{"test"}
 }

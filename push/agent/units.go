@@ -22,6 +22,8 @@ type Units interface {
 	Kill(ctx context.Context, name string) error
 	// Failed returns the names of all units of the host that have failed or restart over and over.
 	Failed(ctx context.Context) ([]string, error)
+	// Starting says whether the host is still booting.
+	Starting(ctx context.Context) (bool, error)
 	// Detached says whether units have standard streams of their own; where not, the program has to leave ours by itself.
 	Detached() bool
 }
@@ -77,7 +79,7 @@ func (p *Processes) Start(ctx context.Context, unit Unit) error {
 	if unit.Once > 0 {
 		return nil // whoever looks at the host next does what it would have done
 	}
-	if !ended(p.running[unit.Name]) {
+	if !hasEnded(p.running[unit.Name]) {
 		return fmt.Errorf("start %q: it runs already", unit.Name)
 	}
 	life, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -110,7 +112,7 @@ func limitRuntime(process *run.Process, unit Unit, cancel context.CancelCauseFun
 	}
 }
 
-func ended(c child) bool {
+func hasEnded(c child) bool {
 	if c.process == nil {
 		return true
 	}
@@ -126,7 +128,7 @@ func ended(c child) bool {
 func (p *Processes) Running(_ context.Context, name string) (bool, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return !ended(p.running[name]), nil
+	return !hasEnded(p.running[name]), nil
 }
 
 // Stop sends SIGTERM to the program's process group, and SIGKILL later.
@@ -134,7 +136,7 @@ func (p *Processes) Stop(ctx context.Context, name string) error {
 	p.mu.Lock()
 	c := p.running[name]
 	p.mu.Unlock()
-	if ended(c) {
+	if hasEnded(c) {
 		return nil
 	}
 	c.stop(errStopped)
@@ -151,7 +153,7 @@ func (p *Processes) Kill(ctx context.Context, name string) error {
 	p.mu.Lock()
 	c := p.running[name]
 	p.mu.Unlock()
-	if ended(c) {
+	if hasEnded(c) {
 		return nil
 	}
 	killSession(c.process.PID)
@@ -160,6 +162,9 @@ func (p *Processes) Kill(ctx context.Context, name string) error {
 
 // Failed returns nothing: without a service manager nobody knows.
 func (p *Processes) Failed(context.Context) ([]string, error) { return nil, nil }
+
+// Starting is false: what nobody knows is not waited for.
+func (p *Processes) Starting(context.Context) (bool, error) { return false, nil }
 
 // Detached is false: a process begins with the streams that it was started with.
 func (p *Processes) Detached() bool { return false }
