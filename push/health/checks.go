@@ -26,58 +26,21 @@ const (
 	maxCommand = 64 << 10
 )
 
-// declared is a check as NixOS modules render it: what is not given is null, and times are named as their options are.
-type declared struct {
-	Command  []string      `json:"command"`
-	TCP      *string       `json:"tcp"`
-	HTTP     *declaredHTTP `json:"http"`
-	Unit     *string       `json:"unit"`
-	Timeout  int           `json:"timeout"`
-	Interval int           `json:"interval"`
-	From     string        `json:"from"`
-}
-
-type declaredHTTP struct {
-	URL    string `json:"url"`
-	Status *int   `json:"status"`
-}
-
 // Parse reads the checks that a system's own modules declare: one JSON object of checks by their names. It refuses what it does not know.
 func Parse(text []byte) (map[string]proto.HealthCheck, error) {
 	if len(text) > MaxFile {
 		return nil, fmt.Errorf("%d bytes, the limit is %d", len(text), MaxFile)
 	}
-	var all map[string]declared
+	var checks map[string]proto.HealthCheck
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&all); err != nil {
+	if err := decoder.Decode(&checks); err != nil {
 		return nil, err
 	}
 	if _, err := decoder.Token(); err != io.EOF {
 		return nil, errors.New("something follows the checks")
 	}
-	checks := make(map[string]proto.HealthCheck, len(all))
-	for name, d := range all {
-		checks[name] = d.check()
-	}
 	return checks, Validate(checks)
-}
-
-func (d declared) check() proto.HealthCheck {
-	c := proto.HealthCheck{Command: d.Command, TimeoutSeconds: d.Timeout, IntervalSeconds: d.Interval, From: d.From}
-	if d.TCP != nil {
-		c.TCP = *d.TCP
-	}
-	if d.Unit != nil {
-		c.Unit = *d.Unit
-	}
-	if d.HTTP != nil {
-		c.HTTP = &proto.HTTPCheck{URL: d.HTTP.URL}
-		if d.HTTP.Status != nil {
-			c.HTTP.Status = *d.HTTP.Status
-		}
-	}
-	return c
 }
 
 // Merge joins the checks of the plan and of a system's own modules. Where both have a name, the plan's counts, and the name is in replaced.
