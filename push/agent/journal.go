@@ -18,7 +18,7 @@ const (
 	journalSize = 64 << 10
 	// maxJournal is the size at which a journal is written anew, with its last state alone: a rollback that goes on trying writes for ever.
 	maxJournal    = 1 << 20
-	maxRecord     = 32 << 10
+	maxRecord     = 256 << 10
 	recordHeader  = 8
 	journalFormat = 1
 )
@@ -32,7 +32,8 @@ type journal struct {
 	disk         journalDisk
 	path, shadow string
 	file         journalFile
-	end          int64
+	// end is where the next record belongs, reserved the end of what is known to be there for it.
+	end, reserved int64
 	// shadowFile is nil until it is needed.
 	shadowFile journalFile
 	shadowEnd  int64
@@ -186,7 +187,7 @@ func createJournal(disk journalDisk, path, shadow string, o opening, state guard
 	if j.file, err = writeJournal(disk, path, data); err != nil {
 		return nil, fmt.Errorf("write %q: %w", path, err)
 	}
-	j.end = int64(len(data))
+	j.end, j.reserved = int64(len(data)), int64(len(data))+journalSize
 	return j, nil
 }
 
@@ -201,7 +202,7 @@ func (j *journal) whole() ([]byte, error) {
 
 // writeJournal makes a file that is locked and holds data.
 func writeJournal(disk journalDisk, path string, data []byte) (journalFile, error) {
-	file, err := disk.Create(path, journalSize)
+	file, err := disk.Create(path, int64(len(data))+journalSize)
 	if err != nil {
 		return nil, err
 	}
@@ -280,8 +281,9 @@ func (j *journal) toDisk(record []byte) error {
 	if j.end+int64(len(record)) > maxJournal {
 		return j.rewrite()
 	}
-	if j.end+int64(len(record)) > journalSize {
+	if j.end+int64(len(record)) > j.reserved {
 		_ = j.file.Reserve(j.end, journalSize) // where there is no space, the write says so
+		j.reserved = j.end + journalSize
 	}
 	if _, err := j.file.WriteAt(record, j.end); err != nil {
 		return err
@@ -325,7 +327,7 @@ func (j *journal) rewrite() error {
 		return errors.Join(err, file.Close(), j.disk.Remove(fresh))
 	}
 	old := j.file
-	j.file, j.end = file, int64(len(data))
+	j.file, j.end, j.reserved = file, int64(len(data)), int64(len(data))+journalSize
 	return errors.Join(j.disk.SyncDir(filepath.Dir(j.path)), old.Close())
 }
 
