@@ -9,9 +9,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"fleet/evaluator/plan"
+	"fleet/push/health"
+	"fleet/push/proto"
 )
 
 func schema(t *testing.T) *jsonschema.Schema {
@@ -59,6 +62,27 @@ func TestTheProgramDecodesTheGoldenPlan(t *testing.T) {
 	}
 }
 
+// The golden fleet's web-1 says its checks a second time, in its own modules, and this is the file that its system has of them.
+func TestTheProgramReadsTheChecksOfASystem(t *testing.T) {
+	data, err := os.ReadFile("health.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := health.Parse(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]proto.HealthCheck{
+		"site":  {HTTP: &proto.HTTPCheck{URL: "https://web.example.org/healthz", Status: 204}, From: "operator", TimeoutSeconds: 60, IntervalSeconds: 5},
+		"ssh":   {TCP: "[2001:db8::1]:2222", From: "plain-1", TimeoutSeconds: 30, IntervalSeconds: 2},
+		"nginx": {Unit: "nginx.service", From: "host", TimeoutSeconds: 30, IntervalSeconds: 2},
+		"cache": {Command: []string{"/run/current-system/sw/bin/redis-cli", "ping"}, From: "host", TimeoutSeconds: 30, IntervalSeconds: 2},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("checks (-want +got):\n%s", diff)
+	}
+}
+
 // A plan that was printed with its records is what the static backend reads.
 func TestAPlanWithRecordsIsValid(t *testing.T) {
 	p, err := plan.Decode(read(t))
@@ -71,6 +95,7 @@ func TestAPlanWithRecordsIsValid(t *testing.T) {
 			Specs: &plan.Specs{
 				Secrets: map[string]plan.Secret{"db": p.SharedSecrets["api"], "token": {OnGeneratorChange: "notice", OnDependencyChange: "keep"}},
 				Missing: []string{"host/web-1/db", "shared/ca.pem"},
+				Health:  p.Hosts["web-1"].Deploy.Health,
 			},
 			System: &plan.System{DrvPath: path + ".drv", OutPath: path, Specialisations: []string{"maintenance"}},
 		},
@@ -121,6 +146,22 @@ func TestSchemaAndProgramRefuseTheSame(t *testing.T) {
 		"an unknown type of a part":     func(root, _ map[string]any) { part(root, "version")["type"] = "jpeg" },
 		"an encrypted part with a type": func(root, _ map[string]any) { part(root, "secret")["type"] = "text" },
 		"a record without a store path": func(root, _ map[string]any) { root["records"] = record("/tmp/x") },
+		"an unknown field of a guard":   func(_, host map[string]any) { guard(host)["confirm"] = 1 },
+		"no time to confirm":            func(_, host map[string]any) { guard(host)["confirmTimeout"] = 0 },
+		"a soak of a week":              func(_, host map[string]any) { guard(host)["soak"] = 7 * 86400 },
+		"a time that is text":           func(_, host map[string]any) { guard(host)["settle"] = "10s" },
+		"an unknown reboot policy":      func(_, host map[string]any) { guard(host)["reboot"] = "sometimes" },
+		"a unit that is a path":         func(_, host map[string]any) { guard(host)["ignoreUnits"] = []any{"/etc/x.service"} },
+		"a hook without a program":      func(_, host map[string]any) { deploy(host)["drain"] = []any{"", "x"} },
+		"a check of nothing":            func(_, host map[string]any) { delete(check(host, "nginx"), "unit") },
+		"a check of two things":         func(_, host map[string]any) { check(host, "nginx")["tcp"] = "a:80" },
+		"a check of no port":            func(_, host map[string]any) { check(host, "ssh")["tcp"] = "a" },
+		"a check of a file":             func(_, host map[string]any) { page(host)["url"] = "file:///etc/passwd" },
+		"a status that is none":         func(_, host map[string]any) { page(host)["status"] = 42 },
+		"a check with a bad name": func(_, host map[string]any) {
+			checks := deploy(host)["health"].(map[string]any)
+			checks["a b"] = checks["ssh"]
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var root map[string]any
@@ -143,6 +184,14 @@ func TestSchemaAndProgramRefuseTheSame(t *testing.T) {
 }
 
 func deploy(host map[string]any) map[string]any { return host["deploy"].(map[string]any) }
+
+func guard(host map[string]any) map[string]any { return deploy(host)["guard"].(map[string]any) }
+
+func check(host map[string]any, name string) map[string]any {
+	return deploy(host)["health"].(map[string]any)[name].(map[string]any)
+}
+
+func page(host map[string]any) map[string]any { return check(host, "site")["http"].(map[string]any) }
 
 func hsm(root map[string]any) map[string]any {
 	return root["sharedSecrets"].(map[string]any)["hsm"].(map[string]any)

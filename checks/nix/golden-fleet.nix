@@ -1,4 +1,25 @@
-# The fleet that checks/golden/plan.json is the plan of. It sets every option that a plan shows, at least once.
+# The fleet that checks/golden/plan.json is the plan of. It sets every option that a plan shows, at least once. checks/golden/health.json is what the
+# system of web-1 says of its health checks.
+let
+  health = {
+    site = {
+      http.url = "https://web.example.org/healthz";
+      http.status = 204;
+      from = "operator";
+      timeout = 60;
+      interval = 5;
+    };
+    ssh = {
+      tcp = "[2001:db8::1]:2222";
+      from = "plain-1";
+    };
+    nginx.unit = "nginx.service";
+    cache.command = [
+      "/run/current-system/sw/bin/redis-cli"
+      "ping"
+    ];
+  };
+in
 {
   warnings = [ "hosts.old-1 runs on hardware that is to be replaced." ];
 
@@ -42,27 +63,10 @@
             "certbot.service"
             "backup-*.service"
           ];
-          skipChecks = [ "loader-space" ];
+          skipChecks = [ "boot-space" ];
           vantages = [ "plain-1" ];
         };
-        health = {
-          site = {
-            http.url = "https://web.example.org/healthz";
-            http.status = 204;
-            from = "operator";
-            timeout = 60;
-            interval = 5;
-          };
-          ssh = {
-            tcp = "[2001:db8::1]:2222";
-            from = "plain-1";
-          };
-          nginx.unit = "nginx.service";
-          cache.command = [
-            "/run/current-system/sw/bin/redis-cli"
-            "ping"
-          ];
-        };
+        inherit health;
         drain = [
           "/run/current-system/sw/bin/pool"
           "leave"
@@ -72,6 +76,7 @@
           "join"
         ];
       };
+      nixos.fleet = { inherit health; };
     };
 
     old-1 = {

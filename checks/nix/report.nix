@@ -1,7 +1,7 @@
 /**
   The tests as text, for checks/nix/run: nix prints no test report of its own.
 
-  Type:   { libDir, flakePartsDir, nixpkgsDir, pattern } -> { names, values, errors, one, golden, options }
+  Type:   { libDir, flakePartsDir, nixpkgsDir, pattern } -> { names, values, errors, one, golden, health, options }
   Inputs: as ./default.nix, and a regular expression that the names of the tests must match
   Output:
     names   the names of all tests, one a line
@@ -9,6 +9,7 @@
     errors  a line for each test of an error: "NAME" tab regular expression
     one     NAME -> the expression of that test, evaluated whole
     golden  what checks/golden/plan.json should be
+    health  what checks/golden/health.json should be
     options what docs/reference/options.md should be
 */
 {
@@ -77,5 +78,6 @@ in
   );
   one = builtins.mapAttrs (_: test: builtins.deepSeq test.expr "evaluated\n") all;
   golden = import ./pretty.nix topics.plan.testGoldenFileIsWhatTheModuleRenders.expr;
+  health = import ./pretty.nix topics.guard.testGoldenFileOfChecksIsWhatASystemHas.expr;
   options = topics.outputs.testTheReferenceOfOptionsIsTheOneInDocs.expr;
 }

@@ -49,6 +49,12 @@ let
       '') faults
     );
 
+  faultyAll =
+    name: fault:
+    failing "health/${name}" ''
+      ${entry name}.health ${fault}.
+    '';
+
   # A store path in a plan is nothing that the host has: it is no part of its system.
   elsewhere =
     name: option:
@@ -79,6 +85,7 @@ let
       vantage: optional (vantage == name || !(hosts ? ${vantage})) (unknownVantage name vantage)
     ) deploy.guard.vantages
     ++ concatLists (mapAttrsToList ofCheck deploy.health)
+    ++ map (faultyAll name) (fleetHealth.faultsOfAll deploy.health)
     ++ ofProgram "drain"
     ++ ofProgram "undrain";
 in

@@ -8,7 +8,7 @@
 let
   names = import ./names.nix { inherit lib; };
   secrets = import ./secrets { inherit lib names; };
-  health = import ./health.nix { inherit lib names; };
+  health = import ./health.nix { inherit lib; };
 in
 {
   inherit names secrets health;

@@ -1,5 +1,5 @@
 # Health checks: one type for what the fleet says of a host and for what its own modules say, and what is made of both.
-{ lib, names }:
+{ lib }:
 let
   inherit (lib)
     concatStringsSep
@@ -12,6 +12,17 @@ let
     ;
 
   matching = pattern: description: types.strMatching pattern // { inherit description; };
+
+  # push/health reads no more.
+  maxChecks = 64;
+  isCheckName = name: builtins.match "[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}" name != null;
+
+  hostAndPort =
+    let
+      matches = matching "([A-Za-z0-9_][A-Za-z0-9_.%+-]*|\\[[A-Za-z0-9:.%_-]+]):[1-9][0-9]{0,4}" "HOST:PORT, an IPv6 address in brackets";
+      portOf = text: lib.toInt (lib.last (lib.splitString ":" text));
+    in
+    types.addCheck matches (text: portOf text <= 65535) // { inherit (matches) description; };
 
   seconds = types.ints.between 1 86400 // {
     description = "seconds, from 1 to 86400";
@@ -69,7 +80,7 @@ rec {
       };
 
       tcp = mkOption {
-        type = types.nullOr (matching "([A-Za-z0-9_][A-Za-z0-9_.%+-]*|\\[[A-Za-z0-9:.%_-]+]):[0-9]{1,5}" "HOST:PORT, an IPv6 address in brackets");
+        type = types.nullOr hostAndPort;
         default = null;
         description = "A host and port that accept a connection.";
         example = "localhost:5432";
@@ -127,8 +138,8 @@ rec {
     let
       count = given check;
     in
-    optional (!names.isSecretName name)
-      "has a name that is none: letters, digits, _ . and -, beginning with a letter or a digit"
+    optional (!isCheckName name)
+      "has a name that is none: up to 100 letters, digits, _ . and -, beginning with a letter, a digit or _"
     ++ optional (builtins.length count != 1) (
       "must have exactly one of ${concatStringsSep ", " kinds}"
       + (if count == [ ] then ", and has none" else ", and has ${concatStringsSep " and " count}")
@@ -143,6 +154,19 @@ rec {
     ++ optional (
       check.from != host && !(lib.elem check.from [ "host" "operator" ]) && !(hosts ? ${check.from})
     ) "is looked at from \"${check.from}\", and the fleet has no host of that name";
+
+  /**
+    What is wrong with the checks of a host as a whole.
+
+    Type:   { <name> = Check } -> [String]
+    Output: as of `faults`
+  */
+  faultsOfAll =
+    checks:
+    let
+      count = builtins.length (builtins.attrNames checks);
+    in
+    optional (count > maxChecks) "has ${toString count} checks, and a host can have ${toString maxChecks}";
 
   /**
     Health checks as plans and records say them: plain data without context, null where nothing was said.

@@ -306,6 +306,16 @@ in
     health."a b".tcp = "a:80";
   };
 
+  testACheckWithALongName = refused "health\\.x{101} has a name that is none" {
+    health.${lib.concatStrings (lib.genList (_: "x") 101)}.tcp = "a:80";
+  };
+
+  testTooManyChecks = refused "hosts\\.a\\.deploy\\.health has 65 checks, and a host can have 64" {
+    health = lib.genAttrs (map (n: "x${toString n}") (lib.range 1 65)) (_: { unit = "a.service"; });
+  };
+
+  testAPortThatIsNone = refused "health\\.x\\.tcp.* is not of type .*HOST:PORT" { health.x.tcp = "a:65536"; };
+
   testACommandWithoutAProgram = refused "health\\.x has a command without a program" {
     health.x.command = [
       ""
@@ -403,9 +413,22 @@ in
     };
   };
 
+  testGoldenFileOfChecksIsWhatASystemHas = {
+    expr =
+      let
+        fleet = mkFleet (import ../golden-fleet.nix);
+      in
+      builtins.fromJSON fleet.hosts.web-1.nixos.config.environment.etc."fleet/health.json".text;
+    expected = builtins.fromJSON (builtins.readFile ../../golden/health.json);
+  };
+
   testAHostWithoutChecksHasNoFileOfThem = {
     expr = (configOf { }).environment.etc;
     expected = { };
+  };
+
+  testTooManyChecksOfAHost = refusedOnA "The host a: fleet\\.health has 65 checks, and a host can have 64" {
+    fleet.health = lib.genAttrs (map (n: "x${toString n}") (lib.range 1 65)) (_: { unit = "a.service"; });
   };
 
   testAFaultyCheckOfAHost = refusedOnA "The host a: fleet\\.health\\.x must have exactly one of" { fleet.health.x = { }; };

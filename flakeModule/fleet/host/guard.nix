@@ -78,7 +78,7 @@ in
       description = ''
         Checks before an activation whose objections do not count, by the names that the objections come with. An open transaction, a lock, and an old or new system that is not whole cannot be skipped.
       '';
-      example = [ "loader-space" ];
+      example = [ "boot-space" ];
     };
 
     vantages = mkOption {

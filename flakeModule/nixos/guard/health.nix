@@ -14,14 +14,16 @@ let
 
   checks = config.fleet.health;
 
+  failing = option: fault: {
+    assertion = false;
+    message = ''
+      The host ${host.name}: ${option} ${fault}.
+    '';
+  };
+
   ofCheck =
     name: check:
-    map (fault: {
-      assertion = false;
-      message = ''
-        The host ${host.name}: fleet.health.${fleetNames.attr name} ${fault}.
-      '';
-    }) (fleetHealth.faults hosts host.name name check);
+    map (failing "fleet.health.${fleetNames.attr name}") (fleetHealth.faults hosts host.name name check);
 in
 {
   options.fleet.health = mkOption {
@@ -40,7 +42,9 @@ in
   };
 
   config = {
-    assertions = lib.concatLists (lib.mapAttrsToList ofCheck checks);
+    assertions =
+      map (failing "fleet.health") (fleetHealth.faultsOfAll checks)
+      ++ lib.concatLists (lib.mapAttrsToList ofCheck checks);
 
     # For who activates this system and has not evaluated it, as with a rollback to it.
     environment.etc = mkIf (checks != { }) {
