@@ -152,7 +152,7 @@ func (h *Host) dry(ctx context.Context, r dryRequest, st *proto.TxnStatus) error
 	limit := policyOf(r.BeginRequest).Switch
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it did not end within %s", limit))
 	defer cancel()
-	end := h.runSwitch(ctx, program{System: activePath(r.BeginRequest), Verb: guard.Verb(proto.ActionDryActivate)}, log)
+	end := h.runSwitch(ctx, program{System: activePath(r.BeginRequest), Verb: guard.Verb(proto.ActionDryActivate), Online: true}, log)
 	if end.Exit == 0 {
 		st.State, st.Step = proto.TxnCommitted, ""
 		return nil

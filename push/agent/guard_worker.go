@@ -38,6 +38,8 @@ type program struct {
 	Verb   guard.Verb `json:"verb"`
 	// NoCheck leaves out the checks before the switch: they may forbid the way back.
 	NoCheck bool `json:"noCheck,omitempty"`
+	// Online says that somebody deploys: see online.go.
+	Online bool `json:"online,omitempty"`
 }
 
 // ending is what a worker leaves.
@@ -72,7 +74,7 @@ func (g *guardian) runWorker(ctx context.Context, e guard.Effect, s guard.State)
 		_ = lock.Close()
 	}
 	back := s.Phase == guard.RollingBack
-	exit, detail := g.runProgram(ctx, program{System: e.System, Verb: e.Verb, NoCheck: back}, e.Worker)
+	exit, detail := g.runProgram(ctx, program{System: e.System, Verb: e.Verb, NoCheck: back, Online: e.Verb == guard.VerbTest && !back}, e.Worker)
 	return guard.Event{Kind: guard.WorkerEnded, Worker: e.Worker, Exit: exit, Detail: detail}, ctx.Err() == nil
 }
 
@@ -234,9 +236,15 @@ func (h *Host) runSwitch(ctx context.Context, p program, log *switchWriter) endi
 	if p.NoCheck {
 		env = append(env, "NIXOS_NO_CHECK=1")
 	}
+	if p.Online {
+		env = append(env, onlineVariable+"=1")
+	}
 	err := h.Runner.Run(ctx, run.Cmd{Argv: argv, Dir: "/", Env: env, ClearEnv: true, Stdout: log, Stderr: log, Grace: workerGrace})
 	log.flush()
 	exit, ok := errors.AsType[*run.ExitError](err)
+	if p.Online && p.Verb == guard.VerbTest && (err == nil || ok && exit.Code == unitsFailed) {
+		h.startOnline(ctx, p.System, log)
+	}
 	switch {
 	case err == nil:
 		return ending{}
