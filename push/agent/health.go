@@ -243,7 +243,7 @@ func (x *examiner) settle(ctx context.Context, began sight) (now sight, patient 
 	for time.Since(begun) < limit {
 		loops, _ := suspect(x.Baseline, sight{}, now, x.Policy.IgnoreUnits, false)
 		again := slices.ContainsFunc(loops, func(s suspicion) bool { return s.kind == unitLoops })
-		busy := now.busy()
+		busy := now.busy(x.Baseline, x.Policy.IgnoreUnits)
 		if busy != "" {
 			quiet = time.Now()
 		}
@@ -259,7 +259,7 @@ func (x *examiner) settle(ctx context.Context, began sight) (now sight, patient 
 			return now, false, err
 		}
 	}
-	if busy := now.busy(); busy != "" {
+	if busy := now.busy(x.Baseline, x.Policy.IgnoreUnits); busy != "" {
 		x.say("not settled within %s: %s", limit, busy)
 	}
 	return now, true, nil
@@ -458,6 +458,11 @@ func (h *Host) looker(m manager, dir, prefix string) health.Looker {
 }
 
 func (h *Host) runCheck(ctx context.Context, m manager, dir, prefix, name string, argv []string) error {
+	program, err := findProgram(argv[0])
+	if err != nil {
+		return err
+	}
+	argv = append([]string{program}, argv[1:]...)
 	unit := Unit{
 		Name: prefix + name + ".service", Description: "health check " + name, Argv: argv, Env: h.environment(), Standalone: true, MaxRuntime: time.Minute,
 	}
@@ -471,4 +476,18 @@ func (h *Host) runCheck(ctx context.Context, m manager, dir, prefix, name string
 		}
 	}
 	return m.check(ctx, unit)
+}
+
+// findProgram looks for a program where the agent's programs are found: systemd would look elsewhere.
+func findProgram(name string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	for dir := range strings.SplitSeq(programPath, ":") {
+		path := filepath.Join(dir, name)
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("there is no program %.100q in %s", name, programPath)
 }

@@ -394,10 +394,29 @@ func checkProperties(unit Unit) []dbus.Property {
 			properties[i] = dbus.PropType("oneshot")
 		case "CollectMode":
 			properties[i] = property("CollectMode", "inactive")
+		case "ExecStart":
+			properties[i] = property("ExecStart", []execStart{literally(unit.Argv)})
 		}
 	}
 	if unit.Log == "" {
 		properties = append(properties, property("StandardOutput", "null"), property("StandardError", "null"))
 	}
 	return append(properties, property("RemainAfterExit", true), property("TimeoutStartUSec", uint64(limit.Microseconds())))
+}
+
+// execStart is a member of ExecStart, (sasb) on the bus.
+type execStart struct {
+	Path string
+	Args []string
+	// Unclean has an exit by a signal count as a failure.
+	Unclean bool
+}
+
+// literally runs a program with its arguments as they are: systemd would put variables into them.
+func literally(argv []string) execStart {
+	command := execStart{Path: argv[0]}
+	for _, arg := range argv {
+		command.Args = append(command.Args, strings.ReplaceAll(arg, "$", "$$"))
+	}
+	return command
 }

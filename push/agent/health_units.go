@@ -35,12 +35,12 @@ func look(ctx context.Context, m manager) (sight, error) {
 // ownUnit knows what the deployment itself runs: the guard, its workers and checks, the agent.
 func ownUnit(name string, s unitState) bool { return strings.HasPrefix(name, "fleet-") && s.Transient }
 
-// busy says why the host has not settled; empty where it has.
-func (s sight) busy() string {
+// busy says why the host has not settled; empty where it has. Units that were in trouble before, and those that do not count, may go on.
+func (s sight) busy(b Baseline, ignore []string) string {
 	for _, name := range slices.Sorted(maps.Keys(s.units)) {
 		u := s.units[name]
 		switch {
-		case ownUnit(name, u):
+		case ownUnit(name, u) || slices.Contains(b.Failed, name) || ignores(ignore, name):
 		case u.Job:
 			return "a job of " + name + " is queued"
 		case u.loops():
