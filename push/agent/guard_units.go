@@ -83,18 +83,21 @@ func (h *Host) armBackstop(ctx context.Context, txn string) {
 // resolve ends what an earlier transaction has left: one that nobody guards any more, as after a loss of power, and one that waits for the next boot.
 func (h *Host) resolve(ctx context.Context, owner string) error {
 	for {
-		if holder, err := h.readHolder(); err != nil || holder != nil {
-			return h.free() // waits for one that is just ending
-		}
 		txn, _, e, err := h.openTxn()
-		if err != nil || txn == "" {
+		if err != nil {
 			return err
 		}
-		if e.State.Phase == guard.Staged && e.State.BootID == h.bootID() {
+		if txn != "" && e.State.Phase == guard.Staged && e.State.BootID == h.bootID() {
 			if err := h.supersede(ctx, txn, owner); err != nil {
 				return err
 			}
 			continue
+		}
+		if holder, err := h.readHolder(); err != nil || holder != nil {
+			return h.free() // waits for one that is just ending
+		}
+		if txn == "" {
+			return nil
 		}
 		if h.guarded(ctx, txn) {
 			return h.free()
