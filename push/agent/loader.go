@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"fleet/closure/storepath"
 )
@@ -26,7 +25,7 @@ type Loader interface {
 	Stage(ctx context.Context, s Staging) error
 	// Unstage takes that back, the one-time choice first, and verifies it. It may be repeated, and called where nothing was staged.
 	Unstage(ctx context.Context, s Staging) error
-	// Verify says why the toplevel is not what boots by default: another one is, or a file that its entry names is missing.
+	// Verify says why the toplevel is not what boots by default: another one is, or a file that its entry names is missing or damaged.
 	// Where no loader is known it returns nil.
 	Verify(toplevel string) error
 	// Preflight looks for what would keep the loader from being installed by the toplevel next, or from booting what it should. It changes nothing.
@@ -79,19 +78,6 @@ func (e loaderEntry) system() (storepath.Path, error) {
 		return path, fmt.Errorf("boot entry %q: %w", clip(e.id), err)
 	}
 	return path, nil
-}
-
-// missing says which file of the entry is not there.
-func (e loaderEntry) missing() error {
-	if len(e.files) == 0 {
-		return fmt.Errorf("boot entry %q names no kernel", clip(e.id))
-	}
-	for _, places := range e.files {
-		if !slices.ContainsFunc(places, hasContent) {
-			return fmt.Errorf("boot entry %q needs %q, which is missing or empty", clip(e.id), clip(places[0]))
-		}
-	}
-	return nil
 }
 
 // menu is a loader's configuration as it was read: its entries, and the one that it boots by default.
@@ -221,7 +207,7 @@ func verifyDefault(b backend, toplevel string) error {
 	if system.String() != toplevel {
 		return fmt.Errorf("%s boots %s by default, not %s", b.name(), system, toplevel)
 	}
-	return m.fallback.missing()
+	return m.fallback.intact(b, toplevel)
 }
 
 func (l hostLoader) Stage(ctx context.Context, s Staging) error {
@@ -266,7 +252,7 @@ func chooseOnce(b backend, toplevel string) error {
 	if err != nil {
 		return err
 	}
-	if err := entry.missing(); err != nil {
+	if err := entry.intact(b, toplevel); err != nil {
 		return err
 	}
 	id, err := b.choice(m, entry)

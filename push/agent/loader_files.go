@@ -50,12 +50,6 @@ func (h *Host) findLoader() backend {
 	return found
 }
 
-// hasContent says whether a path is a regular file that is not empty: a power cut may leave a file without its content.
-func hasContent(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && info.Mode().IsRegular() && info.Size() > 0
-}
-
 // initSystem returns the toplevel in a kernel command line, from its init=<toplevel>/init.
 func initSystem(options string) (storepath.Path, error) {
 	for _, word := range strings.Fields(options) {

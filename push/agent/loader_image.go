@@ -55,9 +55,10 @@ func parseImage(name string, r io.ReaderAt) (bootEntry, error) {
 	return e, nil
 }
 
+// peSection is where a section lies. Its size is what is used of raw, the room that it takes in the file.
 type peSection struct {
-	offset int64
-	size   uint32
+	offset    int64
+	size, raw uint32
 }
 
 // peSections reads an image's table of sections (Microsoft PE format, "COFF file header" and "Section table").
@@ -89,7 +90,7 @@ func peSections(r io.ReaderAt) (map[string]peSection, error) {
 	for ; len(table) > 0; table = table[sectionHeader:] {
 		name, _, _ := bytes.Cut(table[:8], []byte{0})
 		used, raw := binary.LittleEndian.Uint32(table[8:]), binary.LittleEndian.Uint32(table[16:])
-		sections[string(name)] = peSection{int64(binary.LittleEndian.Uint32(table[20:])), min(used, raw)}
+		sections[string(name)] = peSection{int64(binary.LittleEndian.Uint32(table[20:])), min(used, raw), raw}
 	}
 	return sections, nil
 }

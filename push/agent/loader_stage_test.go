@@ -13,6 +13,14 @@ import (
 	"testing"
 )
 
+// fileOf is a system's kernel or initrd.
+func fileOf(file, letter string) string {
+	if file == "kernel" {
+		return efiImage(".text", "kernel of "+letter, ".data", strings.Repeat("data", 100))
+	}
+	return file + " of " + letter
+}
+
 // bootHost is a host with systems in the store, generations, and a loader that NixOS' installers, as they are told here, have written.
 type bootHost struct {
 	*Host
@@ -27,7 +35,7 @@ func toplevelOf(t *testing.T, letter string) string {
 	top := system(letter)
 	for _, file := range []string{"kernel", "initrd"} {
 		dir := "/nix/store/" + strings.Repeat(letter, 32) + "-" + file
-		write(t, filepath.Join(dir, file), file+" of "+letter)
+		write(t, filepath.Join(dir, file), fileOf(file, letter))
 		if err := os.MkdirAll(top, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -123,7 +131,15 @@ func (b *bootHost) copyKernels(dir, suffix string, gens []installed) {
 	}
 	for _, g := range gens {
 		for _, file := range []string{"kernel", "initrd"} {
-			write(b.t, filepath.Join(b.Boot[0], dir, b.copyName(g.toplevel, file)+suffix), file)
+			source, err := os.ReadFile(filepath.Join(g.toplevel, file))
+			if err != nil {
+				b.t.Fatal(err)
+			}
+			text := string(source)
+			if file == "initrd" {
+				text += "secrets"
+			}
+			write(b.t, filepath.Join(b.Boot[0], dir, b.copyName(g.toplevel, file)+suffix), text)
 		}
 	}
 }
@@ -353,11 +369,33 @@ func TestStagingChecksWhatWasWritten(t *testing.T) {
 			}
 		}
 	}
+	change := func(pattern string, f func(string) string) func(*testing.T, *bootHost) {
+		return func(t *testing.T, b *bootHost) {
+			names, err := filepath.Glob(filepath.Join(b.Boot[0], pattern))
+			if err != nil || len(names) != 1 {
+				t.Fatalf("%d files match %q, %v", len(names), pattern, err)
+			}
+			write(t, names[0], f(read(t, names[0])))
+		}
+	}
+	kernel := func(text string) func(*testing.T, *bootHost) {
+		return func(t *testing.T, _ *bootHost) {
+			path := "/nix/store/" + strings.Repeat("c", 32) + "-kernel/kernel"
+			write(t, path, text)
+			t.Cleanup(func() { write(t, path, fileOf("kernel", "c")) })
+		}
+	}
+	whole := fileOf("kernel", "c")
+	cutKernel, noKernel := kernel(whole[:len(whole)-10]), kernel("this is no kernel")
 	for name, tc := range map[string]breakage{
 		"no entry for the candidate":         {install: byGeneration, after: remove("loader/entries/nixos-fleet*"), want: "no boot entry boots"},
 		"its kernel is missing":              {install: byGeneration, after: remove("EFI/nixos/cccc*kernel.efi"), want: "missing or empty"},
 		"its initrd is empty":                {install: byHash(""), after: empty("EFI/nixos/cccc*initrd.efi"), want: "missing or empty"},
 		"the old system's kernel is empty":   {install: byHash(""), after: empty("EFI/nixos/bbbb*kernel.efi"), want: "missing or empty"},
+		"its kernel's copy is damaged":       {install: byGeneration, after: change("EFI/nixos/cccc*kernel.efi", func(text string) string { return text[:len(text)-1] + "X" }), want: "no undamaged copy"},
+		"its initrd's copy is cut off":       {install: byGrub, after: change("kernels/cccc*initrd", func(string) string { return "initrd of" }), want: "no undamaged copy"},
+		"its kernel is cut off":              {install: byGeneration, before: cutKernel, want: "it is cut off"},
+		"its kernel is none":                 {install: byGeneration, before: noKernel, want: "no EFI program"},
 		"its kernel is missing in GRUB":      {install: byGrub, after: func(t *testing.T, b *bootHost) { remove("kernels/cccc*-kernel-kernel")(t, b); hideStore(t, "c") }, want: "missing or empty"},
 		"the default has moved":              {install: byGrub, after: func(_ *testing.T, b *bootHost) { b.install(b, system("c")) }, want: "by default, not"},
 		"the default was another":            {install: byGeneration, before: func(_ *testing.T, b *bootHost) { b.install(b, system("a")) }, want: "by default, not"},
@@ -756,9 +794,36 @@ func FuzzEnvironmentBlocks(f *testing.F) {
 	})
 }
 
+func TestKernelsThatAreCutOff(t *testing.T) {
+	// Two sectors before the kernel proper, which has 32 bytes.
+	x86 := make([]byte, 1536+32)
+	x86[0x1f1], x86[0x1f4] = 2, 2
+	copy(x86[0x202:], "HdrS")
+	for name, tc := range map[string]struct {
+		kernel string
+		efi    bool
+		want   string
+	}{
+		"whole":                  {kernel: string(x86)},
+		"cut off":                {kernel: string(x86[:len(x86)-1]), want: "should have 1568"},
+		"for a BIOS alone":       {kernel: string(x86), efi: true, want: "no EFI program"},
+		"of another processor":   {kernel: "another"},
+		"an EFI program":         {kernel: efiImage(".text", "x"), efi: true},
+		"an EFI program cut off": {kernel: efiImage(".text", "xyz")[:0x40+24+40+1], want: "cut off"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := kernelFits(strings.NewReader(tc.kernel), int64(len(tc.kernel)), tc.efi)
+			if (err == nil) != (tc.want == "") || (err != nil && !strings.Contains(err.Error(), tc.want)) {
+				t.Errorf("got %v, want %q", err, tc.want)
+			}
+		})
+	}
+}
+
 func FuzzImages(f *testing.F) {
 	f.Add(efiImage(".cmdline", "init="+system("a")+"/init"))
 	f.Fuzz(func(t *testing.T, image string) {
+		_ = kernelFits(strings.NewReader(image), int64(len(image)), false)
 		if e, err := parseImage("x.efi", strings.NewReader(image)); err == nil && len(e.options) > maxCommandLine {
 			t.Error(strconv.Itoa(len(e.options)) + " bytes of options")
 		}
