@@ -2,18 +2,13 @@ package agent
 
 import (
 	"context"
-	"crypto/rand"
-	"errors"
 	"fmt"
-	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"fleet/closure/run"
 	"fleet/push/health"
 	"fleet/push/proto"
 )
@@ -130,19 +125,6 @@ func (h *Host) TrialTime(t Trial) time.Duration {
 }
 
 func seconds(n int) time.Duration { return time.Duration(n) * time.Second }
-
-// Check makes one health check, once: for somebody who looks from here at another host, or at this one.
-func (h *Host) Check(ctx context.Context, r proto.CheckRequest) proto.CheckResult {
-	err := health.Validate(map[string]proto.HealthCheck{r.Name: r.Check})
-	if err == nil {
-		m, _ := h.Units.(manager)
-		err = health.Try(ctx, r.Name, r.Check, h.looker(m, "", "fleet-check-"+strings.ToLower(rand.Text()[:8])+"-"))
-	}
-	if err != nil {
-		return proto.CheckResult{Problem: oneLine(err.Error())}
-	}
-	return proto.CheckResult{}
-}
 
 // toplevelOf is the system that is judged.
 func (h *Host) toplevelOf(t Trial) string {
@@ -307,37 +289,6 @@ func (h *Host) endOfLog(ctx context.Context, unit string) []string {
 	return lastLines(string(text), failedUnitLines)
 }
 
-// await waits for all checks to pass, at the same time.
-func (x *examiner) await(ctx context.Context) Verdict {
-	looker := x.host.looker(x.manager, x.Dir, healthUnits)
-	return x.eachCheck(func(name string, c proto.HealthCheck) error {
-		begun := time.Now()
-		err := health.Await(ctx, name, c, looker)
-		if err == nil {
-			x.say("health check %q (%s) passed after %s", name, health.What(c), time.Since(begun).Round(10*time.Millisecond))
-		}
-		return err
-	})
-}
-
-// eachCheck calls f for every check at the same time and collects what went wrong.
-func (x *examiner) eachCheck(f func(string, proto.HealthCheck) error) Verdict {
-	names := slices.Sorted(maps.Keys(x.checks))
-	results := make([]error, len(names))
-	var wg sync.WaitGroup
-	for i, name := range names {
-		wg.Go(func() { results[i] = f(name, x.checks[name]) })
-	}
-	wg.Wait()
-	var v Verdict
-	for _, err := range results {
-		if err != nil && len(v.Failures) < maxVerdict {
-			v.Failures = append(v.Failures, oneLine(err.Error()))
-		}
-	}
-	return v
-}
-
 // stay looks at units and checks until one fails, or ctx ends.
 func (x *examiner) stay(ctx context.Context, began sight) Verdict {
 	ctx, cancel := context.WithCancel(ctx)
@@ -407,87 +358,4 @@ func (x *examiner) since(began sight) *examiner {
 	later := *x
 	later.Baseline.Restarts = began.restarts
 	return &later
-}
-
-// watchCheck looks again and again until the check fails, which it returns, or ctx ends.
-func watchCheck(ctx context.Context, name string, c proto.HealthCheck, l health.Looker) error {
-	unknown := time.Time{}
-	for {
-		select {
-		case <-time.After(health.Interval(c)):
-		case <-ctx.Done():
-			return nil
-		}
-		err := health.Try(ctx, name, c, l)
-		switch _, cannot := errors.AsType[*health.UnknownError](err); {
-		case ctx.Err() != nil:
-			return nil
-		case err == nil:
-			unknown = time.Time{}
-		case !cannot:
-			return err
-		case unknown.IsZero():
-			unknown = time.Now()
-		case time.Since(unknown) > managerPatience+health.Interval(c):
-			return err // what cannot be looked at for that long is not healthy
-		}
-	}
-}
-
-// looker looks from this host. Commands run in units whose names begin with prefix, and print into dir.
-func (h *Host) looker(m manager, dir, prefix string) health.Looker {
-	if m == nil {
-		base := run.Cmd{Dir: "/", Env: h.environment(), ClearEnv: true, NewSession: true}
-		return health.Looker{Command: health.Program(h.Runner, base)}
-	}
-	return health.Looker{
-		Command: func(ctx context.Context, name string, argv []string) error {
-			return h.runCheck(ctx, m, dir, prefix, name, argv)
-		},
-		Unit: func(ctx context.Context, unit string) error {
-			f, err := m.facts(ctx, unit)
-			if err != nil {
-				return &health.UnknownError{Err: err}
-			}
-			if f.State.Active != "active" && f.State.Active != "reloading" {
-				return fmt.Errorf("it is %s (%s)", f.State.Active, f.State.Sub)
-			}
-			return nil
-		},
-	}
-}
-
-func (h *Host) runCheck(ctx context.Context, m manager, dir, prefix, name string, argv []string) error {
-	program, err := findProgram(argv[0])
-	if err != nil {
-		return err
-	}
-	argv = append([]string{program}, argv[1:]...)
-	unit := Unit{
-		Name: prefix + name + ".service", Description: "health check " + name, Argv: argv, Env: h.environment(), Standalone: true, MaxRuntime: time.Minute,
-	}
-	if deadline, ok := ctx.Deadline(); ok {
-		unit.MaxRuntime = max(time.Until(deadline), time.Second)
-	}
-	if dir != "" {
-		unit.Log = filepath.Join(dir, "check-"+name+".log")
-		if err := os.Remove(unit.Log); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return &health.UnknownError{Err: err}
-		}
-	}
-	return m.check(ctx, unit)
-}
-
-// findProgram looks for a program where the agent's programs are found: systemd would look elsewhere.
-func findProgram(name string) (string, error) {
-	if strings.Contains(name, "/") {
-		return name, nil
-	}
-	for dir := range strings.SplitSeq(programPath, ":") {
-		path := filepath.Join(dir, name)
-		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
-			return path, nil
-		}
-	}
-	return "", fmt.Errorf("there is no program %.100q in %s", name, programPath)
 }

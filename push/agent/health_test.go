@@ -414,10 +414,13 @@ func TestAHostWithoutAServiceManagerHasItsChecks(t *testing.T) {
 	if v := host.Examine(t.Context(), trial); len(v.Failures) != 1 || !strings.Contains(v.Failures[0], "exit status 9: because") {
 		t.Errorf("%+v", v)
 	}
-	if r := host.Check(t.Context(), proto.CheckRequest{Name: "no", Check: trial.Policy.Health["no"]}); !strings.Contains(r.Problem, "because") {
-		t.Errorf("%+v", r)
+	if r, err := host.Check(t.Context(), proto.CheckRequest{Name: "no", Check: trial.Policy.Health["no"]}); err != nil || !strings.Contains(r.Problem, "because") {
+		t.Errorf("%+v, %v", r, err)
 	}
-	if r := host.Check(t.Context(), proto.CheckRequest{Name: "bad"}); !strings.Contains(r.Problem, "exactly one") {
-		t.Errorf("%+v", r)
+	if r, err := host.Check(t.Context(), proto.CheckRequest{Name: "tcp", Check: trial.Policy.Health["tcp"]}); err != nil || r.Problem != "" {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if _, err := host.Check(t.Context(), proto.CheckRequest{Name: "bad"}); err == nil || !strings.Contains(err.Error(), "exactly one") {
+		t.Error(err)
 	}
 }

@@ -61,6 +61,7 @@ func newSession(host *Host, dir string, owner int) *session {
 		proto.MethodConfirm:      withTxn(s.confirm),
 		proto.MethodAbort:        with(s.abort),
 		proto.MethodNonce:        with(s.nonce),
+		proto.MethodCheck:        with(s.check),
 		proto.MethodTransactions: func(context.Context, *proto.Request) (any, error) { return s.listTransactions() },
 		proto.MethodGenerations:  func(context.Context, *proto.Request) (any, error) { return s.listGenerations() },
 		proto.MethodStatus: withTxn(func(_ context.Context, txn string) (proto.TxnStatus, error) {
