@@ -112,6 +112,17 @@ func newGuard(g *globals) []*cli.Command {
 				}
 			},
 		},
+		{
+			Name:    "may-bless",
+			Summary: "Say whether the present boot is good; a condition of systemd-bless-boot.service.",
+			Help:    "Fails while the system that was booted is one that a transaction tries out.",
+			Hidden:  true,
+			New: func(*pflag.FlagSet) cli.RunFunc {
+				return func(_ context.Context, env *cli.Env, _ []string) error {
+					return g.onHost(env, "may-bless", agent.MayBless)
+				}
+			},
+		},
 	}
 }
 

@@ -19,7 +19,7 @@ func newAgent(*globals) *cli.Command { return noHost("agent") }
 func newActivate(*globals) *cli.Command { return noHost("activate") }
 
 func newGuard(*globals) []*cli.Command {
-	return []*cli.Command{noHost("guard"), noHost("guard-worker"), noHost("guard-reboot"), noHost("boot-guard")}
+	return []*cli.Command{noHost("guard"), noHost("guard-worker"), noHost("guard-reboot"), noHost("boot-guard"), noHost("may-bless")}
 }
 
 func attachSocket(context.Context, *cli.Env, string) error { return errNoHost }
