@@ -23,8 +23,16 @@ func (h *Host) Check(ctx context.Context, r proto.CheckRequest) (proto.CheckResu
 	if err := health.Validate(map[string]proto.HealthCheck{r.Name: r.Check}); err != nil {
 		return proto.CheckResult{}, proto.Errorf(proto.CodeUsage, "%s", oneLine(err.Error()))
 	}
+	if err := makeFleetDir(h.fleetDir()); err != nil {
+		return proto.CheckResult{}, err
+	}
+	dir, err := os.MkdirTemp(h.fleetDir(), "check-")
+	if err != nil {
+		return proto.CheckResult{}, err
+	}
+	defer os.RemoveAll(dir)
 	m, _ := h.Units.(manager)
-	err := health.Try(ctx, r.Name, r.Check, h.looker(m, "", "fleet-check-"+strings.ToLower(rand.Text()[:8])+"-"))
+	err = health.Try(ctx, r.Name, r.Check, h.looker(m, dir, "fleet-check-"+strings.ToLower(rand.Text()[:8])+"-"))
 	if _, unknown := errors.AsType[*health.UnknownError](err); unknown {
 		return proto.CheckResult{}, err
 	}

@@ -49,6 +49,14 @@ func TestSystemdUnitsAreJudged(t *testing.T) {
 	if !slices.Contains(b.SSHPorts, 22) {
 		t.Errorf("SSH: %v", b.SSHPorts)
 	}
+	sh(t, "systemctl stop ssh.socket ssh.service")
+	if missing := host.SSHMissing(b); !slices.Contains(missing, 22) {
+		t.Errorf("without an SSH server: %v", missing)
+	}
+	sh(t, "systemctl start ssh.service")
+	if missing := host.SSHMissing(b); len(missing) > 0 {
+		t.Errorf("with an SSH server: %v", missing)
+	}
 	trial := Trial{Baseline: b, Toplevel: t.TempDir(), Dir: host.Run, Log: func(line string) { t.Log(line) }, Exit: 4}
 	begun = time.Now()
 	if v := host.Examine(t.Context(), trial); len(v.Failures) > 0 {
@@ -124,6 +132,10 @@ func TestSystemdRunsHealthChecks(t *testing.T) {
 	}
 	if got := sh(t, "pgrep -f 'sleep 434[3]' || true"); got != "" {
 		t.Errorf("left behind: %s", got)
+	}
+	r, err := host.Check(t.Context(), proto.CheckRequest{Name: "far", Check: proto.HealthCheck{Command: []string{"sh", "-c", "echo because; exit 1"}}})
+	if err != nil || !strings.HasSuffix(r.Problem, "exit status 1: because") {
+		t.Errorf("%+v, %v", r, err)
 	}
 	trial.Policy.Health = map[string]proto.HealthCheck{"u": {Unit: "ssh.service"}, "p": {TCP: "localhost:22"}}
 	if v := host.Examine(t.Context(), trial); len(v.Failures) > 0 {
