@@ -164,7 +164,7 @@ func (m image) system(tree string, k kind) error {
 		kernelName + "/bzImage": string(image), initrdName + "/initrd": string(initrd),
 		top + "/nixos-version": "26.05", top + "/boot.json": "{}", top + "/init-interface-version": "systemd 2",
 		// The last root= and init= count.
-		top + "/kernel-params": strings.TrimSpace("console=ttyS0 quiet panic=1 root=" + m.rootDevice() + " " + k.params),
+		top + "/kernel-params": strings.TrimSpace("console=ttyS0 quiet panic=1 nokaslr mitigations=off root=" + m.rootDevice() + " " + k.params),
 	}
 	loader := "grub"
 	if m.efi {

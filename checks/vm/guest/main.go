@@ -5,12 +5,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 
 	"fleet/push/agent"
+	"fleet/push/guard"
+	"fleet/push/proto"
 )
 
 func main() {
@@ -27,7 +30,7 @@ func run(args []string) error {
 	}
 	loader := host.Loader()
 	if len(args) < 1 {
-		return fmt.Errorf("guest can-stage | stage NEW | unstage NEW | show | preflight NEW")
+		return errors.New("guest can-stage | stage NEW | unstage NEW | show | preflight NEW | begin ACTION NEW [unconfirmed] | settled TXN")
 	}
 	old := loader.Default().Toplevel.String()
 	switch args[0] {
@@ -42,6 +45,19 @@ func run(args []string) error {
 			fmt.Printf("%s: %s (%s)\n", f.Check, f.Message, f.Remedy)
 		}
 		return nil
+	case "begin":
+		host.Helper = "/bin/fleet-helper"
+		txn, err := agent.BeginUnguarded(context.Background(), host, proto.BeginRequest{
+			Action: proto.Action(args[1]), Toplevel: args[2], Owner: "check",
+			Guard: &proto.GuardPolicy{SelfConfirm: len(args) < 4, ConfirmSeconds: 2, BootConfirmSeconds: 2, Reboot: "always"},
+		})
+		if err != nil {
+			return err
+		}
+		fmt.Println(txn)
+		return nil
+	case "settled":
+		return settled(host, args[1])
 	case "show":
 		next, err := loader.OneShot()
 		fmt.Printf("default %s\nnext %s %v\n", filepath.Base(old), filepath.Base(next), err)
@@ -54,4 +70,32 @@ func boot(ctx context.Context, toplevel string) error {
 	cmd := exec.CommandContext(ctx, toplevel+"/bin/switch-to-configuration", "boot")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	return cmd.Run()
+}
+
+// settled prints the ending of a transaction, and is an error unless the host is wholly old or wholly new.
+func settled(host *agent.Host, txn string) error {
+	state, have, err := agent.StateOf(host, txn)
+	if err != nil {
+		return err
+	}
+	want := state.Old.BootDefault
+	switch state.Phase {
+	case guard.Committed:
+		want = state.New
+	case guard.RolledBack:
+	default:
+		return fmt.Errorf("transaction %s is %q: %s; %s", txn, state.Phase, state.Reason, state.Trouble)
+	}
+	next, err := host.Loader().OneShot()
+	if err != nil {
+		return err
+	}
+	if have.Current != want || have.Profile != want || have.BootDefault != want || next != "" {
+		return fmt.Errorf("transaction %s is %q, but the host runs %s, its profile is %s, it boots %s, and next %q", txn, state.Phase, have.Current, have.Profile, have.BootDefault, next)
+	}
+	if err := host.Loader().Verify(want); err != nil {
+		return err
+	}
+	fmt.Println(state.Phase, filepath.Base(want), state.Reason)
+	return nil
 }
