@@ -20,11 +20,14 @@ const (
 	ActionTest        Action = "test"
 	ActionBoot        Action = "boot"
 	ActionSwitch      Action = "switch"
+	ActionReboot      Action = "reboot"
+	// ActionRollback goes back to an older generation that is on the host. It includes nothing of the others.
+	ActionRollback Action = "rollback"
 )
 
 // Actions lists all actions.
 func Actions() []Action {
-	return []Action{ActionBuild, ActionPush, ActionDryActivate, ActionTest, ActionBoot, ActionSwitch}
+	return []Action{ActionBuild, ActionPush, ActionDryActivate, ActionTest, ActionBoot, ActionSwitch, ActionReboot, ActionRollback}
 }
 
 // Valid says whether there is such an action.
@@ -35,6 +38,14 @@ func (a Action) Activates() bool { return a != ActionBuild && a != ActionPush }
 
 // Changes says whether the action changes what a host runs or boots.
 func (a Action) Changes() bool { return a.Activates() && a != ActionDryActivate }
+
+// onHost is what the action is for a host.
+func (a Action) onHost() proto.Action {
+	if a == ActionRollback {
+		return proto.ActionSwitch
+	}
+	return proto.Action(a)
+}
 
 // The values of deploy.buildOn that are not names of hosts.
 const (
@@ -58,9 +69,11 @@ func unchanged(action Action, info proto.HostInfo, want target) bool {
 	case ActionTest:
 		return runs
 	case ActionBoot:
-		return boots
+		return boots || info.Open != nil && info.Open.State == proto.TxnStaged && info.Open.Toplevel == want.toplevel
+	case ActionRollback:
+		return runs && boots
 	}
-	return false
+	return false // who asks for a reboot gets one
 }
 
 // needsSession says whether a host has to be connected to at all.
@@ -93,19 +106,27 @@ func buildPlace(name string, h plan.Host) string {
 	return h.Deploy.BuildOn
 }
 
-// judge turns a finished transaction into an outcome. The host has verified itself already; what it
-// says of itself is compared once more, so that a wrong report never ends in success.
-func judge(host string, want target, status proto.TxnStatus) (Outcome, error) {
-	if status.State != proto.TxnCommitted {
+// judge turns a finished transaction into an outcome. The host has verified itself already; what it says of itself is compared once more,
+// so that a wrong report never ends in success. old is the host before the transaction, zero where that is not known.
+func judge(host string, want target, old proto.HostInfo, status proto.TxnStatus) (Outcome, error) {
+	if status.State == proto.TxnRolledBack {
+		return judgeRolledBack(host, want, old, status)
+	}
+	outcome, ok := promised(status)
+	if !ok {
 		return judgeFailed(host, want, status)
 	}
+	boots := outcome == OutcomeSwitched || outcome == OutcomeRebooted
+	runs := boots || outcome == OutcomeTested
 	var wrong string
-	switch runs, boots := contradicts(status.Current, want.activated), contradicts(status.Profile, want.toplevel) || contradicts(status.BootDefault, want.toplevel); {
-	case status.Action != proto.ActionDryActivate && contradicts(status.Toplevel, want.toplevel):
+	switch {
+	case outcome != OutcomeDryActivated && contradicts(status.Toplevel, want.toplevel):
 		wrong = "the transaction is about another system: " + status.Toplevel
-	case (status.Action == proto.ActionSwitch || status.Action == proto.ActionTest) && (runs || status.Current == ""):
+	case runs && (status.Current == "" || contradicts(status.Current, want.activated)):
 		wrong = fmt.Sprintf("it reports success, but runs %q", status.Current)
-	case (status.Action == proto.ActionSwitch || status.Action == proto.ActionBoot) && (boots || status.Profile == ""):
+	case status.Action == proto.ActionReboot && !status.Booted:
+		wrong = "it reports success, but has not booted the new system"
+	case boots && (status.Profile == "" || contradicts(status.Profile, want.toplevel) || contradicts(status.BootDefault, want.toplevel)):
 		// No boot default is what an unknown boot loader looks like.
 		wrong = fmt.Sprintf("it reports success, but its profile is %q and it boots %q", status.Profile, status.BootDefault)
 	}
@@ -113,15 +134,39 @@ func judge(host string, want target, status proto.TxnStatus) (Outcome, error) {
 		status.State, status.Step, status.Reason = proto.TxnFailed, "verify", wrong
 		return judgeFailed(host, want, status)
 	}
-	switch status.Action {
-	case proto.ActionDryActivate:
-		return OutcomeDryActivated, nil
-	case proto.ActionTest:
-		return OutcomeTested, nil
-	case proto.ActionBoot:
-		return OutcomeStaged, nil
+	return outcome, nil
+}
+
+// promised is the outcome of a transaction that has ended as its action promises. A boot that was staged and has come since is committed.
+func promised(status proto.TxnStatus) (Outcome, bool) {
+	type end struct {
+		action proto.Action
+		state  proto.TxnState
 	}
-	return OutcomeSwitched, nil
+	switch (end{status.Action, status.State}) {
+	case end{proto.ActionDryActivate, proto.TxnCommitted}:
+		return OutcomeDryActivated, true
+	case end{proto.ActionTest, proto.TxnTested}:
+		return OutcomeTested, true
+	case end{proto.ActionBoot, proto.TxnStaged}:
+		return OutcomeStaged, true
+	case end{proto.ActionBoot, proto.TxnCommitted}, end{proto.ActionReboot, proto.TxnCommitted}:
+		return OutcomeRebooted, true
+	case end{proto.ActionSwitch, proto.TxnCommitted}:
+		return OutcomeSwitched, true
+	}
+	return "", false
+}
+
+// judgeRolledBack believes a rollback only where the host runs something that it ran or booted before.
+func judgeRolledBack(host string, want target, old proto.HostInfo, status proto.TxnStatus) (Outcome, error) {
+	before := []string{old.Current, old.BootDefault, old.Profile}
+	if old.Current != "" && status.Current != "" && !slices.Contains(before, status.Current) {
+		status.State, status.Step = proto.TxnFailed, "verify"
+		status.Reason = fmt.Sprintf("it reports that it is rolled back, but runs %q; %s", status.Current, status.Reason)
+		return judgeFailed(host, want, status)
+	}
+	return OutcomeRolledBack, &ActivationError{Host: host, Status: status}
 }
 
 // contradicts says whether both are known and differ.
@@ -139,7 +184,7 @@ const exitUnitsFailed = 4
 
 // runsNewBootsOld says whether a failed activation left the new system running while the next boot brings the old one.
 func runsNewBootsOld(want target, status proto.TxnStatus) bool {
-	if status.Action != proto.ActionSwitch && status.Action != proto.ActionTest {
+	if status.Action != proto.ActionSwitch && status.Action != proto.ActionTest && status.Action != proto.ActionReboot {
 		return false
 	}
 	runs := status.Current != "" && status.Current == want.activated || status.ExitCode == exitUnitsFailed
@@ -152,8 +197,11 @@ func FromStatus(host string, status proto.TxnStatus) HostReport {
 	if status.Specialisation == "" {
 		want.activated = status.Toplevel
 	}
-	outcome, err := judge(host, want, status)
-	report := HostReport{Host: host, Outcome: outcome, New: status.Toplevel, Txn: status.Txn, Generation: status.Generation, FailedUnits: status.FailedUnits}
+	outcome, err := judge(host, want, proto.HostInfo{}, status)
+	report := HostReport{
+		Host: host, Outcome: outcome, Verdict: verdictOf(outcome, status), New: status.Toplevel, Txn: status.Txn, Generation: status.Generation,
+		FailedUnits: status.FailedUnits, Notices: status.Notices,
+	}
 	if err != nil {
 		report.Err = &HostError{Host: host, Step: plan.StepActivate, Err: err}
 		report.RunsNewBootsOld = runsNewBootsOld(want, status)

@@ -37,6 +37,10 @@ func TestUnchangedMeansAllThatTheActionPromises(t *testing.T) {
 		"dry-activate always runs":                          {ActionDryActivate, all, plain, false},
 		"push always runs":                                  {ActionPush, all, plain, false},
 		"build always runs":                                 {ActionBuild, all, plain, false},
+		"boot: it is staged already":                        {ActionBoot, proto.HostInfo{Current: old, Profile: old, BootDefault: old, Open: &proto.TxnStatus{State: proto.TxnStaged, Toplevel: top}}, plain, true},
+		"boot: another one is staged":                       {ActionBoot, proto.HostInfo{Current: old, Profile: old, BootDefault: old, Open: &proto.TxnStatus{State: proto.TxnStaged, Toplevel: old}}, plain, false},
+		"reboot always reboots":                             {ActionReboot, all, plain, false},
+		"rollback: runs and boots it":                       {ActionRollback, all, plain, true},
 		"switch: runs the specialisation":                   {ActionSwitch, proto.HostInfo{Current: spec, Profile: top, BootDefault: top}, target{top, spec}, true},
 		"switch: runs the toplevel, not the specialisation": {ActionSwitch, all, target{top, spec}, false},
 		"switch: the specialisation is not known":           {ActionSwitch, proto.HostInfo{Profile: top, BootDefault: top}, target{toplevel: top}, false},
@@ -70,13 +74,23 @@ func TestAFinishedTransactionIsJudged(t *testing.T) {
 		text            string
 		runsNewBootsOld bool
 	}{
-		"switch":       {status(proto.ActionSwitch, proto.TxnCommitted, nil), OutcomeSwitched, "", false},
-		"test":         {status(proto.ActionTest, proto.TxnCommitted, func(s *proto.TxnStatus) { s.Profile, s.BootDefault = old, old }), OutcomeTested, "", false},
-		"boot":         {status(proto.ActionBoot, proto.TxnCommitted, func(s *proto.TxnStatus) { s.Current = old }), OutcomeStaged, "", false},
-		"dry-activate": {status(proto.ActionDryActivate, proto.TxnCommitted, func(s *proto.TxnStatus) { s.Current, s.Profile, s.BootDefault = old, old, old }), OutcomeDryActivated, "", false},
+		"switch":                       {status(proto.ActionSwitch, proto.TxnCommitted, nil), OutcomeSwitched, "", false},
+		"test":                         {status(proto.ActionTest, proto.TxnTested, func(s *proto.TxnStatus) { s.Profile, s.BootDefault = old, old }), OutcomeTested, "", false},
+		"boot":                         {status(proto.ActionBoot, proto.TxnStaged, func(s *proto.TxnStatus) { s.Current, s.Profile, s.BootDefault = old, old, old }), OutcomeStaged, "", false},
+		"boot, which has come":         {status(proto.ActionBoot, proto.TxnCommitted, nil), OutcomeRebooted, "", false},
+		"reboot":                       {status(proto.ActionReboot, proto.TxnCommitted, func(s *proto.TxnStatus) { s.Booted = true }), OutcomeRebooted, "", false},
+		"reboot, which has not booted": {status(proto.ActionReboot, proto.TxnCommitted, nil), OutcomeFailed, "has not booted", false},
+		"switch that is only tested":   {status(proto.ActionSwitch, proto.TxnTested, nil), OutcomeFailed, "no reason", false},
+		"rolled back": {status(proto.ActionSwitch, proto.TxnRolledBack, func(s *proto.TxnStatus) {
+			s.Current, s.Profile, s.BootDefault, s.Reason = old, old, old, "no confirmation came in time"
+		}), OutcomeRolledBack, "no confirmation came in time; the old system runs and boots, and was verified", false},
+		"rolled back, but to something else": {status(proto.ActionSwitch, proto.TxnRolledBack, func(s *proto.TxnStatus) { s.Reason = "it was slow" }), OutcomeFailed, `it reports that it is rolled back, but runs "/nix/store/top"; it was slow`, false},
+		"a rollback that has failed":         {status(proto.ActionSwitch, proto.TxnRollbackFailed, func(s *proto.TxnStatus) { s.Reason, s.Trouble, s.BootDefault = "a unit", "the disk", old }), OutcomeFailed, "a unit; THE ROLLBACK HAS FAILED, and the host goes on trying: the disk", true},
+		"left as it is":                      {status(proto.ActionSwitch, proto.TxnLeftAsIs, func(s *proto.TxnStatus) { s.Reason, s.BootDefault = "a unit", old }), OutcomeFailed, "a unit; the host runs new, boots old", true},
+		"dry-activate":                       {status(proto.ActionDryActivate, proto.TxnCommitted, func(s *proto.TxnStatus) { s.Current, s.Profile, s.BootDefault = old, old, old }), OutcomeDryActivated, "", false},
 		"success that contradicts itself: another system runs": {status(proto.ActionSwitch, proto.TxnCommitted, func(s *proto.TxnStatus) { s.Current = old }), OutcomeFailed, `it reports success, but runs "/nix/store/old"`, false},
 		"success that contradicts itself: another boots":       {status(proto.ActionSwitch, proto.TxnCommitted, func(s *proto.TxnStatus) { s.BootDefault = old }), OutcomeFailed, `it boots "/nix/store/old"`, true},
-		"success of another system":                            {status(proto.ActionBoot, proto.TxnCommitted, func(s *proto.TxnStatus) { s.Toplevel = old }), OutcomeFailed, "about another system", false},
+		"success of another system":                            {status(proto.ActionBoot, proto.TxnStaged, func(s *proto.TxnStatus) { s.Toplevel = old }), OutcomeFailed, "about another system", false},
 		"units failed: runs new, boots old": {status(proto.ActionSwitch, proto.TxnFailed, func(s *proto.TxnStatus) {
 			s.Step, s.ExitCode, s.Profile, s.BootDefault = "test", 4, old, old
 			s.FailedUnits = []proto.FailedUnit{{Name: "nginx.service"}}
@@ -90,13 +104,13 @@ func TestAFinishedTransactionIsJudged(t *testing.T) {
 		"aborted before it began, which is nobody else's lock": {status(proto.ActionSwitch, proto.TxnFailed, func(s *proto.TxnStatus) {
 			s.Step, s.Reason, s.Current, s.Profile, s.BootDefault = "lock", "aborted before it began", old, old, old
 		}), OutcomeFailed, "aborted before it began", false},
-		"success that does not say what runs":          {status(proto.ActionTest, proto.TxnCommitted, func(s *proto.TxnStatus) { s.Current = "" }), OutcomeFailed, `runs ""`, false},
+		"success that does not say what runs":          {status(proto.ActionTest, proto.TxnTested, func(s *proto.TxnStatus) { s.Current = "" }), OutcomeFailed, `runs ""`, false},
 		"success that does not know the profile":       {status(proto.ActionBoot, proto.TxnCommitted, func(s *proto.TxnStatus) { s.Profile = "" }), OutcomeFailed, `its profile is ""`, false},
 		"success with a boot loader that nobody knows": {status(proto.ActionSwitch, proto.TxnCommitted, func(s *proto.TxnStatus) { s.BootDefault = "" }), OutcomeSwitched, "", false},
 		"not ended": {status(proto.ActionSwitch, proto.TxnSwitching, nil), OutcomeFailed, "no reason", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			outcome, err := judge("web-1", want, test.status)
+			outcome, err := judge("web-1", want, proto.HostInfo{Current: old, Profile: old, BootDefault: old}, test.status)
 			if outcome != test.outcome {
 				t.Errorf("outcome %q, want %q", outcome, test.outcome)
 			}

@@ -18,6 +18,7 @@ import (
 	"fleet/closure"
 	"fleet/evaluator"
 	"fleet/evaluator/plan"
+	"fleet/push/proto"
 )
 
 // Reporter receives what happens. It is called from many goroutines and must not block for long.
@@ -45,6 +46,8 @@ type Deployer struct {
 	// Specialisation returns the store path of a toplevel's specialisation in the local store.
 	// Nil means that none is known before the host says so.
 	Specialisation func(toplevel, name string) (string, error)
+	// Look makes a health check of a host from this machine once and returns what is wrong; nil means [LookFromHere].
+	Look func(ctx context.Context, host, address, name string, check proto.HealthCheck) string
 }
 
 // Limits bound what a run does at the same time. Zero values mean the defaults.
@@ -54,8 +57,12 @@ type Limits struct {
 	Hosts int
 	// BatchWindow is how long a connected host waits for others to be evaluated with; default 300 ms.
 	BatchWindow time.Duration
-	// Begin bounds opening a transaction, which an interruption does not stop; default 30 s.
+	// Begin bounds opening a transaction, with the host's own look at what speaks against it, which an interruption does not stop; default 2 minutes.
 	Begin time.Duration
+	// Away bounds how long a host may stay away during a guarded activation; by default until its guard is certainly done.
+	Away time.Duration
+	// StillTrying is how long is waited for a rollback that has failed and is tried again; default one minute.
+	StillTrying time.Duration
 }
 
 func (l Limits) withDefaults() Limits {
@@ -66,7 +73,10 @@ func (l Limits) withDefaults() Limits {
 		l.BatchWindow = 300 * time.Millisecond
 	}
 	if l.Begin <= 0 {
-		l.Begin = 30 * time.Second
+		l.Begin = 2 * time.Minute
+	}
+	if l.StillTrying <= 0 {
+		l.StillTrying = time.Minute
 	}
 	return l
 }
@@ -86,8 +96,11 @@ type Request struct {
 	Signer *closure.SigningKey
 	// Owner says who deploys, for the host's lock: user@machine.
 	Owner string
-	// Overrides change how hosts are reached.
+	// Overrides change how hosts are reached, Guard how their activations are guarded.
 	Overrides Overrides
+	Guard     GuardOverrides
+	// To is the generation that [ActionRollback] goes back to; 0 means the newest one before the present that is another system.
+	To int
 }
 
 // Change is a host that is about to change.

@@ -27,9 +27,10 @@ func TestEveryActionDoesWhatItSaysAndNoMore(t *testing.T) {
 		{ActionBuild, OutcomeBuilt, []string{"a evaluate", "a build"}},
 		{ActionPush, OutcomePushed, []string{"a connect", "a evaluate", "a build", "a push"}},
 		{ActionDryActivate, OutcomeDryActivated, []string{"a connect", "a evaluate", "a build", "a push", "a preflight", "a refresh", "a begin", "a attach"}},
-		{ActionTest, OutcomeTested, []string{"a connect", "a evaluate", "a build", "a push", "a preflight", "a refresh", "a begin", "a attach"}},
+		{ActionTest, OutcomeTested, []string{"a connect", "a evaluate", "a build", "a push", "a preflight", "a refresh", "a begin", "a attach", "a again", "a status", "a nonce", "a confirm", "a watch"}},
 		{ActionBoot, OutcomeStaged, []string{"a connect", "a evaluate", "a build", "a push", "a preflight", "a refresh", "a begin", "a attach"}},
-		{ActionSwitch, OutcomeSwitched, []string{"a connect", "a evaluate", "a build", "a push", "a preflight", "a refresh", "a begin", "a attach"}},
+		{ActionReboot, OutcomeRebooted, []string{"a connect", "a evaluate", "a build", "a push", "a preflight", "a refresh", "a begin", "a attach", "a again", "a status", "a nonce", "a confirm", "a watch"}},
+		{ActionSwitch, OutcomeSwitched, []string{"a connect", "a evaluate", "a build", "a push", "a preflight", "a refresh", "a begin", "a attach", "a again", "a status", "a nonce", "a confirm", "a watch"}},
 	} {
 		t.Run(string(test.action), func(t *testing.T) {
 			w := newWorld("a")
@@ -53,7 +54,7 @@ func TestTheReportSaysWhatChanged(t *testing.T) {
 	for i := range got.Steps {
 		got.Steps[i].Duration = 0
 	}
-	want := HostReport{Host: "a", Outcome: OutcomeSwitched, Paths: 3, NarBytes: 300, WireBytes: 100, Generation: 2, Old: toplevel("a", 1), New: toplevel("a", 2), Txn: "txn-a",
+	want := HostReport{Host: "a", Outcome: OutcomeSwitched, Verdict: VerdictPersistent, Paths: 3, NarBytes: 300, WireBytes: 100, Generation: 2, Old: toplevel("a", 1), New: toplevel("a", 2), Txn: "txn-a",
 		Steps: []StepTime{{Step: plan.StepConnect}, {Step: plan.StepEvaluate}, {Step: plan.StepBuild}, {Step: plan.StepPush}, {Step: plan.StepActivate}}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -292,7 +293,7 @@ func TestFailFastStopsTheOthersBeforeTheirActivation(t *testing.T) {
 			var wait time.Duration
 			switch host + " " + what {
 			case "active attach":
-				wait = time.Hour
+				wait = 150 * time.Second
 			case "bad build":
 				wait = time.Minute
 			case "late build":
@@ -378,7 +379,7 @@ func TestARequestThatMakesNoSenseIsRefused(t *testing.T) {
 	w := newWorld("a")
 	d := &Deployer{Backend: w, Plan: w.plan, Connector: w, Reporter: w}
 	for name, request := range map[string]Request{
-		"action": {Action: "reboot", Hosts: []string{"a"}},
+		"action": {Action: "repave", Hosts: []string{"a"}},
 		"host":   {Action: ActionSwitch, Hosts: []string{"z"}},
 	} {
 		if _, err := d.Run(t.Context(), request); err == nil {

@@ -40,6 +40,9 @@ type world struct {
 	answer func(host string, request push.SecretsRequest) error
 	// hook is called before something is done, outside of the lock; an error fails it.
 	hook func(ctx context.Context, host, what string) error
+	// born is the moment from which hosts count, and quit ends what still runs on them.
+	born time.Time
+	quit chan struct{}
 }
 
 type fakeHost struct {
@@ -51,6 +54,13 @@ type fakeHost struct {
 	status func(*proto.TxnStatus)
 	valid  map[string]bool
 	closed int
+	// open are the sessions that were opened again and not closed.
+	open int
+	// guarded is what the host's guard meets.
+	guarded guarded
+	// txns are its transactions, oldest first.
+	txns        []*fakeTxn
+	generations []proto.Generation
 }
 
 const zeros = "00000000000000000000000000000000"
@@ -62,11 +72,11 @@ func toplevel(host string, version int) string {
 // newWorld makes hosts that run version 1 while the plan says version 2.
 func newWorld(names ...string) *world {
 	w := &world{plan: &plan.Plan{FormatVersion: 1, Fleet: "default", Hosts: map[string]plan.Host{}}, hosts: map[string]*fakeHost{},
-		evalErr: map[string]error{}, buildErr: map[string]error{}}
+		evalErr: map[string]error{}, buildErr: map[string]error{}, born: time.Now(), quit: make(chan struct{})}
 	for _, name := range names {
 		w.plan.Hosts[name] = plan.Host{System: "x86_64-linux", Tags: []string{"all"}, Deploy: plan.Deploy{Address: name, Transport: "native", BuildOn: "operator"}}
 		old := toplevel(name, 1)
-		w.hosts[name] = &fakeHost{info: proto.HostInfo{Root: true, Current: old, Profile: old, BootDefault: old, Generation: 1}, valid: map[string]bool{old: true}}
+		w.hosts[name] = &fakeHost{info: proto.HostInfo{Root: true, BootID: "boot", Current: old, Booted: old, Profile: old, BootDefault: old, Generation: 1}, valid: map[string]bool{old: true}}
 	}
 	return w
 }
@@ -164,7 +174,7 @@ func (w *world) Connect(ctx context.Context, spec push.HostSpec) (Session, error
 	if err := w.hosts[name].connect; err != nil {
 		return nil, err
 	}
-	return &fakeSession{w: w, name: name, host: w.hosts[name]}, nil
+	return &fakeSession{w: w, name: name, host: w.hosts[name], made: time.Now()}, nil
 }
 
 func (w *world) HostKey(ctx context.Context, spec push.HostSpec) (string, transport.Provenance, error) {
@@ -173,10 +183,15 @@ func (w *world) HostKey(ctx context.Context, spec push.HostSpec) (string, transp
 }
 
 type fakeSession struct {
-	w     *world
-	name  string
-	host  *fakeHost
-	begun proto.BeginRequest
+	w    *world
+	name string
+	host *fakeHost
+	// way is the vantage that it leads through, "" for none, and again says that it is not the first one.
+	way   string
+	again bool
+	made  time.Time
+	// logged says that the log was sent.
+	logged bool
 }
 
 func (s *fakeSession) Info() proto.HostInfo {
@@ -222,44 +237,26 @@ func (s *fakeSession) Root(ctx context.Context, _ string, _ storepath.Path) erro
 	return s.w.do(ctx, s.name, "root")
 }
 
-func (s *fakeSession) Begin(ctx context.Context, r proto.BeginRequest) (string, error) {
-	if err := s.w.do(ctx, s.name, "begin"); err != nil {
-		return "", err
-	}
-	s.begun = r
-	return "txn-" + s.name, s.host.begin
-}
-
-func (s *fakeSession) Attach(ctx context.Context, txn string, each func(proto.TxnEvent)) (proto.TxnStatus, error) {
-	each(proto.TxnEvent{State: proto.TxnSwitching, Log: "activating the con"})
-	each(proto.TxnEvent{Log: "figuration\nsetting up /etc"})
-	if err := s.w.do(ctx, s.name, "attach"); err != nil {
-		return proto.TxnStatus{}, err
-	}
-	s.w.mu.Lock()
-	defer s.w.mu.Unlock()
-	info := &s.host.info
-	action := s.begun.Action
-	if action == proto.ActionSwitch || action == proto.ActionTest {
-		info.Current = s.begun.Toplevel
-	}
-	if action == proto.ActionSwitch || action == proto.ActionBoot {
-		info.Profile, info.BootDefault = s.begun.Toplevel, s.begun.Toplevel
-		info.Generation++
-	}
-	st := proto.TxnStatus{Txn: txn, State: proto.TxnCommitted, Action: action, Toplevel: s.begun.Toplevel, Specialisation: s.begun.Specialisation,
-		Current: info.Current, Profile: info.Profile, BootDefault: info.BootDefault, Generation: info.Generation}
-	if s.host.status != nil {
-		s.host.status(&st)
-	}
-	return st, nil
-}
-
 func (s *fakeSession) Close() error {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
+	if s.again {
+		s.host.open--
+		return nil
+	}
 	s.host.closed++
 	return nil
+}
+
+// end stops the hosts' guards.
+func (w *world) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	select {
+	case <-w.quit:
+	default:
+		close(w.quit)
+	}
 }
 
 // run deploys all hosts of the world.
@@ -270,9 +267,15 @@ func (w *world) run(ctx context.Context, t *testing.T, change func(*Deployer, *R
 	if change != nil {
 		change(d, &request)
 	}
+	t.Cleanup(w.end)
 	report, err := d.Run(ctx, request)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for name, h := range w.hosts {
+		if h.open != 0 {
+			t.Errorf("%d connections with %s were left open", h.open, name)
+		}
 	}
 	return report
 }

@@ -23,7 +23,11 @@ type hostRun struct {
 	// toplevel is the parsed path of system.
 	toplevel storepath.Path
 	want     target
-	report   HostReport
+	// plain says that no specialisation is asked for.
+	plain  bool
+	report HostReport
+	// after is what the host said of itself over the connection that has confirmed its activation.
+	after *proto.HostInfo
 	// step is the step that is under way, begun when it started.
 	step  plan.Step
 	begun time.Time
@@ -64,6 +68,9 @@ func (h *hostRun) steps() error {
 		if err := h.do(plan.StepConnect, h.connect); err != nil {
 			return err
 		}
+	}
+	if h.request.Action == ActionRollback {
+		return h.rollback()
 	}
 	if err := h.ready(); err != nil {
 		return err
@@ -176,6 +183,9 @@ func (h *hostRun) connect() error {
 
 // locked is the error for a lock of somebody else, where the action needs it.
 func (h *hostRun) locked() error {
+	if h.info.Open != nil && h.info.Open.State == proto.TxnStaged {
+		return nil // a boot that was staged gives way, which the host decides
+	}
 	if h.info.Lock != nil && h.request.Action.Activates() {
 		return &push.LockedError{Host: h.name, Holder: h.info.Lock}
 	}
@@ -265,11 +275,15 @@ func (h *hostRun) outcomeOf(err error) Outcome {
 	var unreadable *PreflightError
 	interrupted := h.outer.Err() != nil
 	switch {
+	case errors.As(err, &failed) && failed.Status.State == proto.TxnRolledBack:
+		return OutcomeRolledBack
+	case errors.As(err, &failed):
+		return OutcomeFailed
 	case errors.As(err, &locked):
 		return OutcomeLocked
 	case errors.As(err, &detached) && interrupted:
 		return OutcomeDetached
-	case errors.As(err, &detached), errors.As(err, &failed):
+	case errors.As(err, &detached):
 		return OutcomeFailed
 	case errors.As(err, &missing), errors.As(err, &unreadable):
 		return OutcomeSecrets

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -66,17 +67,24 @@ func TestAnInterruptionDuringActivationDetaches(t *testing.T) {
 	}
 }
 
-func TestALostHostDuringActivationIsAFailure(t *testing.T) {
-	w := newWorld("a")
-	w.hook = func(_ context.Context, _, what string) error {
-		if what == "attach" {
-			return &push.LostError{Host: "a", Tries: 5, Err: errors.New("timeout")}
+func TestAHostThatNeverComesBackIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld("a")
+		w.hook = func(_ context.Context, _, what string) error {
+			if what == "attach" {
+				return &push.LostError{Host: "a", Tries: 5, Err: errors.New("timeout")}
+			}
+			return nil
 		}
-		return nil
-	}
-	report := w.run(t.Context(), t, nil)
-	var detached *DetachedError
-	if report.ExitCode() != ExitHostsFailed || !errors.As(report.Err(), &detached) {
-		t.Errorf("exit %d, %v", report.ExitCode(), report.Err())
-	}
+		began := time.Now()
+		report := w.run(t.Context(), t, nil)
+		var detached *DetachedError
+		if report.ExitCode() != ExitHostsFailed || !errors.As(report.Err(), &detached) || !detached.Guarded {
+			t.Errorf("exit %d, %v", report.ExitCode(), report.Err())
+		}
+		// By then its guard has ended, whatever it did.
+		if took := time.Since(began); took < 30*time.Minute || took > time.Hour {
+			t.Errorf("it took %v", took)
+		}
+	})
 }

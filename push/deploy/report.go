@@ -25,10 +25,14 @@ const (
 	OutcomeDryActivated Outcome = "dry-activated"
 	// OutcomeTested: it runs, the next boot brings the old system.
 	OutcomeTested Outcome = "tested"
-	// OutcomeStaged: the next boot brings it.
+	// OutcomeStaged: the next boot brings it, and decides.
 	OutcomeStaged Outcome = "staged"
 	// OutcomeSwitched: it runs, and the next boot brings it.
 	OutcomeSwitched Outcome = "switched"
+	// OutcomeRebooted: it was booted, and the next boot brings it again.
+	OutcomeRebooted Outcome = "rebooted"
+	// OutcomeReverted: an older generation runs again, as was asked for, and the next boot brings it.
+	OutcomeReverted Outcome = "reverted"
 
 	// OutcomeFailed: a step failed; the report's error says which.
 	OutcomeFailed Outcome = "failed"
@@ -53,7 +57,7 @@ const (
 // ExitCode is what a single host with this outcome means for the exit code of the run. What is not known is a failure.
 func (o Outcome) ExitCode() ExitCode {
 	switch o {
-	case OutcomeUnchanged, OutcomeBuilt, OutcomePushed, OutcomeDryActivated, OutcomeTested, OutcomeStaged, OutcomeSwitched:
+	case OutcomeUnchanged, OutcomeBuilt, OutcomePushed, OutcomeDryActivated, OutcomeTested, OutcomeStaged, OutcomeSwitched, OutcomeRebooted, OutcomeReverted:
 		return ExitOK
 	case OutcomeRolledBack:
 		return ExitRolledBack
@@ -94,6 +98,10 @@ type HostReport struct {
 	Old, New string
 	// Txn is the host's transaction, empty where none was begun.
 	Txn string
+	// Verdict says how safe the host is after an activation, in a few words: one of the Verdict constants, or empty.
+	Verdict Verdict
+	// Notices are what a person should know although nothing has failed.
+	Notices []string
 	// RunsNewBootsOld: the new system runs, though it was not committed, and the next boot brings the old one.
 	RunsNewBootsOld bool
 	// FailedUnits are the units that failed in the activation, with the end of their logs.
@@ -163,13 +171,53 @@ type HostError struct {
 func (e *HostError) Error() string { return fmt.Sprintf("host %q: %s: %v", e.Host, e.Step, e.Err) }
 func (e *HostError) Unwrap() error { return e.Err }
 
+// Verdict says how a host stands after a guarded activation.
+type Verdict string
+
+// The verdicts. The first three are of a new system, the next ones of the old one.
+const (
+	VerdictPersistent Verdict = "new, confirmed, persistent"
+	VerdictUntilBoot  Verdict = "new, confirmed, until the next boot"
+	VerdictUnguarded  Verdict = "new, nobody has confirmed it, persistent"
+	VerdictNextBoot   Verdict = "old, and new from the next boot on if that goes well"
+	VerdictOld        Verdict = "old, verified"
+	VerdictLeft       Verdict = "failed, left as it is"
+	VerdictRetrying   Verdict = "failed, the old system does not stand yet, the host still tries"
+)
+
+// verdictOf is how a host with an outcome stands.
+func verdictOf(outcome Outcome, status proto.TxnStatus) Verdict {
+	switch outcome {
+	case OutcomeSwitched, OutcomeRebooted, OutcomeReverted:
+		return VerdictPersistent
+	case OutcomeTested:
+		return VerdictUntilBoot
+	case OutcomeStaged:
+		return VerdictNextBoot
+	case OutcomeRolledBack:
+		return VerdictOld
+	}
+	switch status.State {
+	case proto.TxnLeftAsIs:
+		return VerdictLeft
+	case proto.TxnRollbackFailed:
+		return VerdictRetrying
+	}
+	return ""
+}
+
 // ActivationError says that a host's activation failed, and what the host runs and boots now.
 type ActivationError struct {
 	Host   string
 	Status proto.TxnStatus
 	// RunsNewBootsOld is that of [HostReport].
 	RunsNewBootsOld bool
+	// Unconfirmed is why we did not confirm the transaction; nil where that did not matter.
+	Unconfirmed error
 }
+
+// Unwrap gives Unconfirmed.
+func (e *ActivationError) Unwrap() error { return e.Unconfirmed }
 
 func (e *ActivationError) Error() string {
 	var parts []string
@@ -186,7 +234,15 @@ func (e *ActivationError) Error() string {
 		}
 		parts = append(parts, "failed units: "+strings.Join(names, ", "))
 	}
-	if e.RunsNewBootsOld {
+	if e.Unconfirmed != nil {
+		parts = append(parts, "confirming it failed: "+e.Unconfirmed.Error())
+	}
+	switch {
+	case e.Status.State == proto.TxnRolledBack:
+		parts = append(parts, "the old system runs and boots, and was verified")
+	case e.Status.State == proto.TxnRollbackFailed:
+		parts = append(parts, e.retrying())
+	case e.RunsNewBootsOld:
 		parts = append(parts, "the host runs new, boots old")
 	}
 	what := string(e.Status.Action)
@@ -199,8 +255,29 @@ func (e *ActivationError) Error() string {
 	return fmt.Sprintf("activate on %q: %s: %s", e.Host, what, strings.Join(parts, "; "))
 }
 
+// retrying says loudly that a host is neither new nor old.
+func (e *ActivationError) retrying() string {
+	text := "THE ROLLBACK HAS FAILED, and the host goes on trying"
+	if e.Status.Trouble != "" {
+		text += ": " + e.Status.Trouble
+	}
+	if e.Status.Current != "" {
+		text += fmt.Sprintf("; it runs %q and boots %q", e.Status.Current, e.Status.BootDefault)
+	}
+	return text
+}
+
 // Hint says how to look closer.
 func (e *ActivationError) Hint() string {
+	var hinted interface{ Hint() string }
+	switch {
+	case e.Status.State == proto.TxnRollbackFailed:
+		return fmt.Sprintf("on %s: journalctl -b -u fleet-guard-%s; docs/guide/rollback.md says how to recover by hand; fleet status --on %[1]s says when it stands", e.Host, e.Status.Txn)
+	case e.Unconfirmed != nil && errors.As(e.Unconfirmed, &hinted) && hinted.Hint() != "":
+		return hinted.Hint()
+	case e.Status.State == proto.TxnRolledBack:
+		return fmt.Sprintf("mend the configuration and deploy again; fleet attach %s %s prints the whole log again", e.Host, e.Status.Txn)
+	}
 	if len(e.Status.FailedUnits) > 0 {
 		return fmt.Sprintf("on %s: journalctl -b -u %s; mend the configuration and deploy again, a reboot brings the old system back", e.Host, e.Status.FailedUnits[0].Name)
 	}

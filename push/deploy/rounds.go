@@ -185,10 +185,7 @@ func (h *hostRun) takeNeed(result evaluator.RecordResult) error {
 
 // preflight asks the host whether it could install the secrets of what it is about to run. It costs one round trip.
 func (h *hostRun) preflight() (*PreflightError, error) {
-	request := proto.SecretsPreflightRequest{Toplevel: h.want.toplevel}
-	if h.host.Deploy.Specialisation != nil {
-		request.Specialisation = *h.host.Deploy.Specialisation
-	}
+	request := proto.SecretsPreflightRequest{Toplevel: h.want.toplevel, Specialisation: h.specialisation()}
 	var report install.Report
 	err := h.session.Secrets(h.work, push.SecretsRequest{Method: proto.MethodSecretsPreflight, Params: request, Result: &report})
 	if answer, ok := errors.AsType[*push.AgentError](err); ok {

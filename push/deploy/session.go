@@ -19,6 +19,8 @@ type Connector interface {
 
 // Session is an open session with one host; [push.Session] is the real one and documents the methods.
 type Session interface {
+	// Again opens another session with the same host, by spec, over a connection that is made anew.
+	Again(ctx context.Context, spec push.HostSpec) (Session, error)
 	Info() proto.HostInfo
 	HostKey() (string, transport.Provenance)
 	Refresh(ctx context.Context) (proto.HostInfo, error)
@@ -27,7 +29,26 @@ type Session interface {
 	Build(ctx context.Context, request push.BuildRequest) (storepath.Path, error)
 	Fetch(ctx context.Context, roots []storepath.Path) error
 	Begin(ctx context.Context, request proto.BeginRequest) (string, error)
-	Attach(ctx context.Context, txn string, each func(proto.TxnEvent)) (proto.TxnStatus, error)
+	Watch(ctx context.Context, watch *push.Watch) (proto.TxnStatus, error)
+	Status(ctx context.Context, txn string) (proto.TxnStatus, error)
+	Nonce(ctx context.Context, txn string) (string, error)
+	Confirm(ctx context.Context, txn, nonce string) error
+	Abort(ctx context.Context, txn, reason string) (proto.TxnStatus, error)
+	Generations(ctx context.Context) ([]proto.Generation, error)
+	Check(ctx context.Context, request proto.CheckRequest) (problem string, err error)
 	Secrets(ctx context.Context, request push.SecretsRequest) error
 	Close() error
+}
+
+// Wrap makes the real session a [Session].
+func Wrap(s *push.Session) Session { return wrapped{s} }
+
+type wrapped struct{ *push.Session }
+
+func (w wrapped) Again(ctx context.Context, spec push.HostSpec) (Session, error) {
+	s, err := w.Session.Again(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return wrapped{s}, nil
 }
