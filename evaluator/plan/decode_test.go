@@ -35,6 +35,17 @@ func full() *plan.Plan {
 					JumpHosts: []string{"admin@relay:2222", "[2001:db8::1]:22"}, HostKeys: []string{key},
 					Transport: "native", Elevation: "auto", BuildOn: "db",
 					SubstituteOnDestination: true, Specialisation: ptr("debug"),
+					Guard: &plan.Guard{
+						Enable: true, SwitchTimeout: 1, RollbackTimeout: 2, ConfirmTimeout: 5, BootConfirm: 6, Settle: 7, Soak: 8, Reboot: "never",
+						IgnoreUnits: []string{"backup-*.service"}, SkipChecks: []string{"boot-space"}, Vantages: []string{"db"},
+					},
+					Health: map[string]plan.HealthCheck{
+						"page":    {HTTP: &plan.HTTPCheck{URL: "https://web-1.example.org/", Status: ptr(204)}, Timeout: 9, Interval: 10, From: "operator"},
+						"port":    {TCP: ptr("[2001:db8::1]:22"), From: "db"},
+						"unit":    {Unit: ptr("nginx.service"), From: "host"},
+						"program": {Command: []string{"true", ""}, From: "host"},
+					},
+					Drain: []string{"pool", "leave"}, Undrain: []string{"pool", "join"},
 				},
 				Network: plan.Network{InternalIPs: []string{"10.0.0.1"}, ExternalIPs: []string{"2001:db8::/64"}},
 				Record:  []string{"fleetConfigurations", "default", "hosts", "web-1", "record"},
@@ -64,6 +75,7 @@ func full() *plan.Plan {
 					OnGeneratorChange: "regenerate", OnDependencyChange: "keep",
 				}},
 				Missing: []string{"host/db/pin"},
+				Health:  map[string]plan.HealthCheck{"db": {Unit: ptr("postgresql.service"), Timeout: 1, Interval: 1, From: "host"}},
 			},
 			System: &plan.System{
 				DrvPath: "/nix/store/00000000000000000000000000000000-x.drv", OutPath: "/nix/store/11111111111111111111111111111111-x",
@@ -76,7 +88,10 @@ func full() *plan.Plan {
 func host(address string) plan.Host {
 	return plan.Host{
 		System: "x86_64-linux", Tags: []string{"all"},
-		Deploy:  plan.Deploy{Address: address, HostKeys: []string{}, Transport: "native", Elevation: "auto", BuildOn: "operator"},
+		Deploy: plan.Deploy{
+			Address: address, HostKeys: []string{}, Transport: "native", Elevation: "auto", BuildOn: "operator",
+			Health: map[string]plan.HealthCheck{}, Drain: []string{}, Undrain: []string{},
+		},
 		Network: plan.Network{InternalIPs: []string{}, ExternalIPs: []string{}},
 	}
 }
