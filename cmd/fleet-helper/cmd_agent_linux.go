@@ -134,6 +134,9 @@ func (g *globals) ofTxn(name, summary string, run func(context.Context, *agent.H
 		New: func(flags *pflag.FlagSet) cli.RunFunc {
 			txn := flags.String("txn", "", "`NAME` of the transaction")
 			return func(ctx context.Context, env *cli.Env, _ []string) error {
+				if *txn == "" {
+					return cli.Usagef("--txn is missing")
+				}
 				return g.onHost(env, name, func(host *agent.Host) error { return run(ctx, host, *txn) })
 			}
 		},
@@ -167,4 +170,13 @@ func (g *globals) logged(env *cli.Env, what string, f func() error) error {
 // attachSocket connects the standard streams to an agent on this host.
 func attachSocket(ctx context.Context, env *cli.Env, socket string) error {
 	return agent.Attach(ctx, socket, env.Stdin, env.Stdout)
+}
+
+// attachGuard connects the standard streams to the guard of a transaction on this host.
+func attachGuard(ctx context.Context, env *cli.Env, txn string) error {
+	host, err := agent.NewHost()
+	if err != nil {
+		return err
+	}
+	return agent.AttachGuard(ctx, host, txn, env.Stdin, env.Stdout)
 }

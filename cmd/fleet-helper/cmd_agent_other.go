@@ -24,6 +24,8 @@ func newGuard(*globals) []*cli.Command {
 
 func attachSocket(context.Context, *cli.Env, string) error { return errNoHost }
 
+func attachGuard(context.Context, *cli.Env, string) error { return errNoHost }
+
 func noHost(name string) *cli.Command {
 	return &cli.Command{
 		Name: name, Summary: "The host's side; it is there on Linux alone.", Help: "Not available on this machine.", Hidden: true,

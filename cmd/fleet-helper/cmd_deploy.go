@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -23,6 +24,7 @@ type deployOptions struct {
 	yes, json           bool
 	signKey             string
 	secrets             secretsMode
+	guard               guardOptions
 	substitute          bool
 	// substituteSet says that the flag was given.
 	substituteSet func() bool
@@ -42,6 +44,11 @@ ACTION is one of
 - test: also activate, for now: the next boot brings the old system.
 - boot: prepare the next boot, and leave what runs alone.
 - switch: test, and once that went well make it what boots.
+- reboot: prepare the next boot, reboot, and once that went well make it what boots.
+- rollback: switch to the generation before the present one, or to that of --to, which is on the host already.
+
+What is activated is guarded by the host itself: it is confirmed over a new connection once units, health and the way to the host are as they should be, and
+until then the next boot brings the old system. A host that is not confirmed goes back by itself; "fleet status" and "fleet attach" show that.
 
 Every host goes its own way: one that fails stops no other, and the exit code says so at the end. Where more than one host is about to change, and
 there is a terminal, it asks once. Ctrl-C before an activation leaves nothing behind; during one it detaches, and says how to attach again.`,
@@ -63,14 +70,15 @@ func (o *deployOptions) addFlags(flags *pflag.FlagSet) {
 	flags.BoolVar(&o.json, "json", false, "print events and the report as JSON, one object a line")
 	flags.StringVar(&o.signKey, "sign-key", "", "sign what is pushed with the secret key in `FILE`, for hosts whose Nix does not trust the login user")
 	o.secrets.addFlags(flags)
+	o.guard.addFlags(flags)
 	flags.BoolVar(&o.substitute, "substitute-on-destination", false, "let the hosts fetch from their own substituters first, whatever deploy.substituteOnDestination says; =false forbids it")
 }
 
-func (o *deployOptions) validate() error {
+func (o *deployOptions) validate(action deploy.Action) error {
 	if o.failFast && o.keepGoing {
 		return cli.Usagef("--fail-fast and --keep-going exclude each other")
 	}
-	if err := o.secrets.validate(); err != nil {
+	if err := errors.Join(o.secrets.validate(), o.guard.validate(action)); err != nil {
 		return err
 	}
 	return o.hosts.validate()
@@ -112,7 +120,7 @@ func (o *deployOptions) run(ctx context.Context, env *cli.Env, args []string) er
 	if err != nil {
 		return err
 	}
-	if err := o.validate(); err != nil {
+	if err := o.validate(action); err != nil {
 		return err
 	}
 	ctx, env, stopWatching := endWithReaders(ctx, withoutColor(env, o.global))
@@ -188,7 +196,7 @@ func (o *deployOptions) connect(op *operation, d *deploy.Deployer, request deplo
 
 // request turns the flags into what the pipeline is asked for.
 func (o *deployOptions) request(op *operation, action deploy.Action) (deploy.Request, error) {
-	request := deploy.Request{Action: action, FailFast: o.failFast, Owner: owner(op.env)}
+	request := deploy.Request{Action: action, FailFast: o.failFast, Owner: owner(op.env), Guard: o.guard.overrides(), To: o.guard.to}
 	var err error
 	if request.Hosts, err = o.sel.apply(op.plan, op.env.Stdin); err != nil {
 		return request, err

@@ -31,21 +31,25 @@ type statusOptions struct {
 	global   *globals
 	json     bool
 	evaluate bool
+	// transactions asks for all that the hosts remember.
+	transactions bool
 }
 
 func newStatus(g *globals) *cli.Command {
 	return &cli.Command{
 		Name:    "status",
-		Summary: "Show what the hosts run, what they boot, and their last activation.",
+		Summary: "Show what the hosts run, what they boot, their last activation, and what is open.",
 		Help: `
-Every selected host is connected to; nothing is changed there. With --evaluate the hosts are evaluated too, and compared with what the flake says
-now. The exit code is 3 where a host cannot be reached or evaluated; a host that differs is no failure.`,
+Every selected host is connected to; nothing is changed there. An activation that is open is shown with who has begun it, what it waits for, and for how long
+still. With --evaluate the hosts are evaluated too, and compared with what the flake says now. The exit code is 3 where a host cannot be reached or evaluated, or
+where a rollback has failed and is tried again; a host that differs is no failure.`,
 		New: func(flags *pflag.FlagSet) cli.RunFunc {
 			o := &statusOptions{global: g}
 			o.sel.addFlags(flags)
 			o.fleet.addFlags(flags)
 			o.hosts.addFlags(flags)
 			flags.BoolVar(&o.json, "json", false, "print JSON")
+			flags.BoolVar(&o.transactions, "transactions", false, "list all activations that the hosts remember")
 			flags.BoolVar(&o.evaluate, "evaluate", false, "evaluate the hosts, and say which of them a deployment would change")
 			return o.run
 		},
@@ -69,6 +73,10 @@ type hostStatus struct {
 	NixVersion  string            `json:"nixVersion,omitempty"`
 	Lock        *proto.LockHolder `json:"lock,omitempty"`
 	Last        *lastTransaction  `json:"lastTransaction,omitempty"`
+	// Open is the transaction that has not ended.
+	Open *openTransaction `json:"openTransaction,omitempty"`
+	// Transactions are those that the host remembers, newest first, with --transactions.
+	Transactions []lastTransaction `json:"transactions,omitempty"`
 	// Toplevel is what the flake says, with --evaluate; Matches whether the host runs and boots it.
 	Toplevel string `json:"toplevel,omitempty"`
 	Matches  *bool  `json:"matches,omitempty"`
@@ -81,6 +89,20 @@ type lastTransaction struct {
 	Owner  string         `json:"owner"`
 	Since  string         `json:"since"`
 	Reason string         `json:"reason,omitempty"`
+}
+
+// openTransaction is one that is under way, staged for the next boot, or still trying to go back.
+type openTransaction struct {
+	lastTransaction
+	Toplevel string `json:"toplevel"`
+	// DeadlineSeconds is how long its state may still last, 0 where it has no end of its own.
+	DeadlineSeconds int `json:"deadlineSeconds,omitempty"`
+	// Trouble is the last thing that went wrong with its rollback.
+	Trouble string `json:"trouble,omitempty"`
+}
+
+func transactionOf(s proto.TxnStatus) lastTransaction {
+	return lastTransaction{Txn: s.Txn, Action: s.Action, State: s.State, Owner: s.Owner, Since: s.Since, Reason: s.Reason}
 }
 
 type statusOutput struct {
@@ -125,7 +147,7 @@ func (o *statusOptions) run(ctx context.Context, env *cli.Env, _ []string) error
 // statusCode is 3 where a host is not known to be well.
 func statusCode(found []hostStatus) int {
 	for _, h := range found {
-		if h.Error != "" {
+		if h.Error != "" || h.Open != nil && h.Open.State == proto.TxnRollbackFailed {
 			return int(deploy.ExitHostsFailed)
 		}
 	}
@@ -150,7 +172,7 @@ func (o *statusOptions) look(ctx context.Context, op *operation, names []string)
 	for i, name := range names {
 		found[i].Host = name
 		group.Go(func() error {
-			if err := found[i].ask(ctx, c.Connector, op.plan.Hosts[name], overrides); err != nil {
+			if err := found[i].ask(ctx, c.Connector, op.plan.Hosts[name], overrides, o.transactions); err != nil {
 				found[i].fail(err)
 			}
 			return nil
@@ -173,7 +195,7 @@ func (s *hostStatus) fail(err error) {
 }
 
 // ask connects to the host and takes down what it says.
-func (s *hostStatus) ask(ctx context.Context, c *push.Connector, h plan.Host, overrides deploy.Overrides) (err error) {
+func (s *hostStatus) ask(ctx context.Context, c *push.Connector, h plan.Host, overrides deploy.Overrides, all bool) (err error) {
 	spec, err := deploy.Spec(s.Host, h, overrides)
 	if err != nil {
 		return err
@@ -187,6 +209,18 @@ func (s *hostStatus) ask(ctx context.Context, c *push.Connector, h plan.Host, ov
 	s.Reachable = true
 	s.Current, s.Profile, s.BootDefault, s.Generation = info.Current, info.Profile, info.BootDefault, info.Generation
 	s.NixVersion, s.Lock = info.NixVersion, info.Lock
+	if open := info.Open; open != nil {
+		s.Open = &openTransaction{lastTransaction: transactionOf(*open), Toplevel: open.Toplevel, DeadlineSeconds: open.DeadlineSeconds, Trouble: open.Trouble}
+	}
+	if all {
+		list, err := session.Transactions(ctx)
+		if err != nil {
+			return err
+		}
+		for _, one := range list {
+			s.Transactions = append(s.Transactions, transactionOf(one))
+		}
+	}
 	last, err := session.Status(ctx, "")
 	var answer *push.AgentError
 	switch {
@@ -195,7 +229,8 @@ func (s *hostStatus) ask(ctx context.Context, c *push.Connector, h plan.Host, ov
 	case err != nil:
 		return err
 	}
-	s.Last = &lastTransaction{Txn: last.Txn, Action: last.Action, State: last.State, Owner: last.Owner, Since: last.Since, Reason: last.Reason}
+	newest := transactionOf(last)
+	s.Last = &newest
 	return nil
 }
 
@@ -243,6 +278,8 @@ func writeStatus(w io.Writer, found []hostStatus, evaluated bool) error {
 	var b strings.Builder
 	b.WriteString(table.String())
 	for _, s := range found {
+		s.writeOpen(&b)
+		s.writeTransactions(&b)
 		if s.Error != "" {
 			fmt.Fprintf(&b, "\n%s: %s\n", text.Line(s.Host), strings.TrimSpace(text.Clean(s.Error)))
 			for _, hint := range s.Hints {
@@ -254,12 +291,72 @@ func writeStatus(w io.Writer, found []hostStatus, evaluated bool) error {
 	return err
 }
 
+// writeOpen says what is open on the host, and what a person can do about it.
+func (s *hostStatus) writeOpen(b *strings.Builder) {
+	if s.Open == nil {
+		return
+	}
+	o := s.Open
+	fmt.Fprintf(b, "\n%s: %s is open: %s by %s%s: %s\n", text.Line(s.Host), text.Line(o.Txn), o.Action, text.Line(o.Owner), at(o.Since), s.phase())
+	for _, line := range []string{o.Reason, o.Trouble} {
+		if line != "" {
+			fmt.Fprintf(b, "  %s\n", text.Line(line))
+		}
+	}
+	switch o.State {
+	case proto.TxnAwaitConfirm:
+		fmt.Fprintf(b, "  hint: fleet confirm %[1]s %[2]s keeps it, fleet abort %[1]s %[2]s takes it back\n", text.Line(s.Host), text.Line(o.Txn))
+	case proto.TxnStaged:
+		fmt.Fprintf(b, "  hint: fleet abort %s %s takes it back\n", text.Line(s.Host), text.Line(o.Txn))
+	case proto.TxnRollbackFailed:
+		fmt.Fprintf(b, "  hint: on %s: journalctl -b -u fleet-guard-%s; docs/guide/rollback.md says how to recover by hand\n", text.Line(s.Host), text.Line(o.Txn))
+	default:
+		fmt.Fprintf(b, "  hint: fleet attach %s %s\n", text.Line(s.Host), text.Line(o.Txn))
+	}
+}
+
+// phase is what the open transaction does, and for how long still.
+func (s *hostStatus) phase() string {
+	phase := deploy.PhaseText(s.Open.State)
+	if s.Open.State == proto.TxnStaged {
+		phase = "the next boot brings " + short(s.Open.Toplevel) + ", and decides"
+	}
+	if phase == "" {
+		phase = string(s.Open.State)
+	}
+	if s.Open.DeadlineSeconds > 0 {
+		phase += fmt.Sprintf(", %s left", time.Duration(s.Open.DeadlineSeconds)*time.Second)
+	}
+	return text.Line(phase)
+}
+
+func (s *hostStatus) writeTransactions(b *strings.Builder) {
+	if len(s.Transactions) == 0 {
+		return
+	}
+	table := ui.Table{Header: []string{"TRANSACTION", "ACTION", "STATE", "BY", "SINCE", "REASON"}}
+	for _, t := range s.Transactions {
+		var row []ui.Cell
+		for _, cell := range []string{t.Txn, string(t.Action), string(t.State), t.Owner, strings.TrimPrefix(at(t.Since), " at "), t.Reason} {
+			row = append(row, ui.Cell{Text: cell})
+		}
+		table.Rows = append(table.Rows, row)
+	}
+	fmt.Fprintf(b, "\n%s:\n%s", text.Line(s.Host), table.String())
+}
+
 func (s *hostStatus) state() string {
 	switch {
 	case !s.Reachable && s.silent:
 		return "unreachable"
 	case !s.Reachable:
 		return "no session" // it answered, or we never asked: the error says which
+	case s.Open != nil && s.Open.State == proto.TxnRollbackFailed:
+		return "ROLLBACK FAILED"
+	case s.Open != nil && s.Open.State == proto.TxnStaged:
+		return "up, a boot is staged"
+	case s.Open != nil:
+		return fmt.Sprintf("%s by %s", s.Open.State, s.Open.Owner)
 	case s.Lock != nil:
 		return "locked by " + s.Lock.Owner
 	}
@@ -281,11 +378,16 @@ func (s *hostStatus) last() string {
 	if s.Last == nil {
 		return "-"
 	}
-	line := fmt.Sprintf("%s %s by %s", s.Last.Action, s.Last.State, s.Last.Owner)
-	if t, err := time.Parse(time.RFC3339, s.Last.Since); err == nil {
-		line += " at " + t.Local().Format("2006-01-02 15:04")
+	return fmt.Sprintf("%s %s by %s", s.Last.Action, s.Last.State, s.Last.Owner) + at(s.Last.Since)
+}
+
+// at is a time of a host for people, with a word before it; empty where it is none.
+func at(since string) string {
+	t, err := time.Parse(time.RFC3339, since)
+	if err != nil {
+		return ""
 	}
-	return line
+	return " at " + t.Local().Format("2006-01-02 15:04")
 }
 
 func (s *hostStatus) matches() string {

@@ -130,7 +130,7 @@ func (c *connector) Connect(ctx context.Context, spec push.HostSpec) (deploy.Ses
 			c.warn(spec.Target.Host, err)
 		}
 	}
-	return session, nil
+	return deploy.Wrap(session), nil
 }
 
 // record pins a host key. It is the transports' RecordHostKey too: a key that was accepted and cannot be pinned ends the connection.

@@ -36,7 +36,7 @@ The fleet is fleetConfigurations.NAME of the nearest flake.nix, or what --flake 
 Results go to standard output, everything else to standard error. Passwords are asked for on the terminal itself.`,
 		Flags: g.addFlags,
 		Sub: append([]*cli.Command{
-			newDeploy(g), newSecrets(g), newStatus(g), newHosts(g), newPlan(g), newAttach(g), newVersion(),
+			newDeploy(g), newSecrets(g), newStatus(g), newHosts(g), newPlan(g), newAttach(g), newConfirm(g), newAbort(g), newVersion(),
 			newAgent(g), newActivate(g), newJsonnetEval(), newGenerateStep(), newSecretsInstall(), newSecretsCheck(), newGh(), newEncrypt(), newEditValue(),
 		}, newGuard(g)...),
 	}

@@ -253,3 +253,28 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+func TestWhatAGuardLeavesOutIsTheDefault(t *testing.T) {
+	const head, tail = `{"formatVersion": 1, "fleet": "f", "helpers": {}, "warnings": [], "hosts": {"a": {"system": "x86_64-linux", "tags": [], "network": {"internalIps": [], "externalIps": []}, "deploy": {"address": "a", "transport": "native", "elevation": "auto", "buildOn": "operator"`, `}}}}`
+	for text, change := range map[string]func(*plan.Guard){
+		"":                                     func(*plan.Guard) {},
+		`, "guard": null`:                      func(*plan.Guard) {},
+		`, "guard": {}`:                        func(*plan.Guard) {},
+		`, "guard": {"settle": 0, "soak": 30}`: func(g *plan.Guard) { g.Settle, g.Soak = 0, 30 },
+		`, "guard": {"enable": false}`:         func(g *plan.Guard) { g.Enable = false },
+	} {
+		p, err := plan.Decode([]byte(head + text + tail))
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		want := plan.DefaultGuard()
+		change(&want)
+		if diff := cmp.Diff(want, p.Hosts["a"].Deploy.GuardOf()); diff != "" {
+			t.Errorf("%s:\n%s", text, diff)
+		}
+	}
+	if _, err := plan.Decode([]byte(head + `, "guard": {"timeout": 3}` + tail)); err == nil || !strings.Contains(err.Error(), `unknown field "hosts.a.deploy.guard.timeout"`) {
+		t.Errorf("got %v", err)
+	}
+}

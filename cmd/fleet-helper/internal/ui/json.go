@@ -60,16 +60,19 @@ type HostSummary struct {
 	Host    string         `json:"host"`
 	Outcome deploy.Outcome `json:"outcome"`
 	// Steps maps a step to its seconds.
-	Steps           map[string]float64 `json:"steps"`
-	Paths           uint64             `json:"paths"`
-	NarBytes        uint64             `json:"narBytes"`
-	WireBytes       uint64             `json:"wireBytes"`
-	Generation      int                `json:"generation,omitempty"`
-	Old             string             `json:"old,omitempty"`
-	New             string             `json:"new,omitempty"`
-	Txn             string             `json:"txn,omitempty"`
-	RunsNewBootsOld bool               `json:"runsNewBootsOld,omitempty"`
-	FailedUnits     []UnitSummary      `json:"failedUnits,omitempty"`
+	Steps      map[string]float64 `json:"steps"`
+	Paths      uint64             `json:"paths"`
+	NarBytes   uint64             `json:"narBytes"`
+	WireBytes  uint64             `json:"wireBytes"`
+	Generation int                `json:"generation,omitempty"`
+	Old        string             `json:"old,omitempty"`
+	New        string             `json:"new,omitempty"`
+	Txn        string             `json:"txn,omitempty"`
+	// Verdict says how safe the host is after an activation, for people.
+	Verdict         deploy.Verdict `json:"verdict,omitempty"`
+	Notices         []string       `json:"notices,omitempty"`
+	RunsNewBootsOld bool           `json:"runsNewBootsOld,omitempty"`
+	FailedUnits     []UnitSummary  `json:"failedUnits,omitempty"`
 	// Step and Error are those of a failure, Hints its remedies.
 	Step  plan.Step `json:"step,omitempty"`
 	Error string    `json:"error,omitempty"`
@@ -148,7 +151,7 @@ func (d *jsonDisplay) Close()          {}
 func Summarize(h deploy.HostReport) HostSummary {
 	s := HostSummary{
 		Host: h.Host, Outcome: h.Outcome, Steps: map[string]float64{}, Paths: h.Paths, NarBytes: h.NarBytes, WireBytes: h.WireBytes,
-		Generation: h.Generation, Old: h.Old, New: h.New, Txn: h.Txn, RunsNewBootsOld: h.RunsNewBootsOld,
+		Generation: h.Generation, Old: h.Old, New: h.New, Txn: h.Txn, Verdict: h.Verdict, Notices: h.Notices, RunsNewBootsOld: h.RunsNewBootsOld,
 	}
 	for _, step := range h.Steps {
 		s.Steps[string(step.Step)] = seconds(step.Duration)

@@ -32,6 +32,7 @@ func Summary(r *deploy.Report, attach string, s style, width int) string {
 	b.WriteString(table.render(s))
 	for _, h := range r.Hosts {
 		writeFailure(&b, h, s)
+		writeNotices(&b, h)
 	}
 	for _, h := range r.Hosts {
 		if h.Outcome == deploy.OutcomeDetached {
@@ -79,9 +80,15 @@ func usedSteps(r *deploy.Report) []plan.Step {
 	return steps
 }
 
+// resultText is a host's outcome, and how safe it is.
 func resultText(h deploy.HostReport) string {
-	if h.RunsNewBootsOld {
+	switch {
+	case h.Verdict != "" && h.Verdict != deploy.VerdictLeft:
+		return fmt.Sprintf("%s (%s)", h.Outcome, h.Verdict)
+	case h.RunsNewBootsOld:
 		return string(h.Outcome) + ", runs new, boots old"
+	case h.Verdict != "":
+		return fmt.Sprintf("%s (%s)", h.Outcome, h.Verdict)
 	}
 	return string(h.Outcome)
 }
@@ -134,6 +141,13 @@ func writeFailure(b *strings.Builder, h deploy.HostReport, s style) {
 	}
 }
 
+// writeNotices says what a person should know although nothing has failed.
+func writeNotices(b *strings.Builder, h deploy.HostReport) {
+	for _, notice := range h.Notices {
+		fmt.Fprintf(b, "\n%s: note: %s\n", text.Line(h.Host), text.Line(notice))
+	}
+}
+
 // cause takes a host's error apart: the table names the host already.
 func cause(err error) (plan.Step, error) {
 	var host *deploy.HostError
@@ -178,12 +192,13 @@ func firstLine(s string) string {
 func HostText(h deploy.HostReport) string {
 	var b strings.Builder
 	if h.Outcome.Success() {
-		fmt.Fprintf(&b, "%s: %s", text.Line(h.Host), h.Outcome)
+		fmt.Fprintf(&b, "%s: %s", text.Line(h.Host), resultText(h))
 		if h.Generation > 0 {
 			fmt.Fprintf(&b, ", generation %d", h.Generation)
 		}
 		b.WriteByte('\n')
 	}
 	writeFailure(&b, h, style{})
+	writeNotices(&b, h)
 	return strings.TrimPrefix(b.String(), "\n")
 }
