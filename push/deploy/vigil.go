@@ -144,7 +144,7 @@ func (v *vigil) start(ctx context.Context, who watcher, f func(context.Context) 
 
 // tell says what the host does now.
 func (v *vigil) tell(state proto.TxnState) {
-	event := plan.Event{Kind: plan.EventProgress, Message: phaseText(state)}
+	event := plan.Event{Kind: plan.EventProgress, Message: PhaseText(state)}
 	switch state {
 	case proto.TxnRollingBack, proto.TxnRollbackReboot, proto.TxnRollbackFailed:
 		event.Kind = plan.EventWarning
@@ -154,8 +154,8 @@ func (v *vigil) tell(state proto.TxnState) {
 	}
 }
 
-// phaseText is what a state means for a person, while it lasts.
-func phaseText(state proto.TxnState) string {
+// PhaseText is what a state of a transaction means for a person, while it lasts; empty where that is nothing.
+func PhaseText(state proto.TxnState) string {
 	switch state {
 	case proto.TxnSwitching:
 		return "activating"
