@@ -524,23 +524,23 @@ func TestPreflightNamesWhatSpeaksAgainstIt(t *testing.T) {
 		return names
 	}
 	a.hook("check", "echo not now; exit 1")
-	write(t, filepath.Join(a.host.Boot[0], "loader", "loader.tmp"), "")
-	if got := begin(proto.ActionSwitch); !slices.Equal(got, []string{checkPreSwitch, checkBootLeftover}) {
+	write(t, a.host.efiFile("LoaderEntryDefault"), efiText("gone.conf"))
+	if got := begin(proto.ActionSwitch); !slices.Equal(got, []string{checkPreSwitch, checkBootVariable}) {
 		t.Errorf("found %q", got)
 	}
-	if got := begin(proto.ActionSwitch, checkPreSwitch); !slices.Equal(got, []string{checkBootLeftover}) {
+	if got := begin(proto.ActionSwitch, checkPreSwitch); !slices.Equal(got, []string{checkBootVariable}) {
 		t.Errorf("with one skipped: %q", got)
 	}
 	// The programs of older releases do not know "check".
 	a.hook("check", "echo 'Usage: switch-to-configuration [switch|boot|test]'; exit 1")
-	if got := begin(proto.ActionSwitch); !slices.Equal(got, []string{checkBootLeftover}) {
+	if got := begin(proto.ActionSwitch); !slices.Equal(got, []string{checkBootVariable}) {
 		t.Errorf("an older program: %q", got)
 	}
 	lock, err := lockNow(a.host.switchLockFile(), os.O_RDWR|os.O_CREATE, unix.LOCK_EX)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := begin(proto.ActionSwitch, checkBootLeftover, checkSwitchLock, checkPreSwitch); !slices.Equal(got, []string{checkSwitchLock}) {
+	if got := begin(proto.ActionSwitch, checkBootVariable, checkSwitchLock, checkPreSwitch); !slices.Equal(got, []string{checkSwitchLock}) {
 		t.Errorf("a lock can be skipped: %q", got)
 	}
 	lock.Close()
@@ -548,7 +548,7 @@ func TestPreflightNamesWhatSpeaksAgainstIt(t *testing.T) {
 		t.Errorf("journals of what was refused: %q, %v", left, err)
 	}
 	a.calls()
-	if got := begin(proto.ActionSwitch, checkBootLeftover); got != nil {
+	if got := begin(proto.ActionSwitch, checkBootVariable); got != nil {
 		t.Errorf("with all skipped: %q", got)
 	}
 	_ = one

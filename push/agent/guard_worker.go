@@ -90,6 +90,11 @@ func (g *guardian) runProgram(ctx context.Context, p program, number int) (int, 
 	if err := writeJSON(h.workerFile(txn, workerOrder, number), p); err != nil {
 		return -1, oneLine(err.Error())
 	}
+	if p.Verb == guard.VerbBoot {
+		if err := h.clearLeftovers(); err != nil {
+			g.say("clear up after an interrupted installation of the boot loader: %v", err)
+		}
+	}
 	limit := max(g.state().Policy.Switch, g.state().Policy.Rollback) + workerExtra
 	err := h.Units.Start(ctx, Unit{
 		Name: workerUnit(txn, number), Description: fmt.Sprintf("switch-to-configuration %s of transaction %s", p.Verb, txn),

@@ -104,14 +104,27 @@ func isSystemdBoot(b backend) bool {
 
 // checkLeftovers: NixOS creates loader.tmp with the demand that it is new, so one that a crash has left fails every installation.
 func (l hostLoader) checkLeftovers(b backend, _, _ string) []Finding {
-	path := filepath.Join(b.dir(), "loader", "loader.tmp")
+	path := leftover(b.dir())
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) || !isSystemdBoot(b) {
 		return nil
 	}
 	return []Finding{{
-		Check: checkBootLeftover, Message: path + " is left from an interrupted installation, and the next one fails on it",
-		Remedy: "rm " + path, Leftovers: []string{path},
+		Check: checkBootLeftover, Message: path + " is left from an interrupted installation, and would fail the next one; it is removed before that",
+		Remedy: "rm " + path, Leftovers: []string{path}, Notice: true,
 	}}
+}
+
+func leftover(boot string) string { return filepath.Join(boot, "loader", "loader.tmp") }
+
+// clearLeftovers removes what an interrupted installation of a boot loader has left and the next one fails on. Nobody may be installing one.
+func (h *Host) clearLeftovers() error {
+	var errs []error
+	for _, dir := range h.Boot {
+		if err := os.Remove(leftover(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // unmounted looks for boot folders of fstab that nothing is mounted on: an installation would write to the folder below.

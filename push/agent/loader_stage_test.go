@@ -759,6 +759,21 @@ func bigKernel(t *testing.T, letter string, size int64) {
 	}
 }
 
+func TestLeftoversOfAnInstallationAreCleared(t *testing.T) {
+	b := newBootHost(t, byGeneration)
+	path := filepath.Join(b.Boot[0], "loader/loader.tmp")
+	write(t, path, "timeout 5\n")
+	for range 2 {
+		if err := b.clearLeftovers(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it is still there, %v", err)
+	}
+	b.expect("")
+}
+
 func TestEnvironmentBlocks(t *testing.T) {
 	env := envBlock("a=1\nnext_entry=old\nb=x\\\ny\\\\z\n")
 	if got := envValue(env, "b"); got != "x\ny\\z" {
