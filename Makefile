@@ -4,7 +4,7 @@ VERSION := $(shell cat VERSION)
 GO_FILES := $(shell git ls-files --cached --others --exclude-standard '*.go' 2>/dev/null) go.mod go.sum VERSION
 TESTBED := bin/testbed -repo .
 
-.PHONY: build setup demo demo-down check check-lint check-go check-race check-nix check-cluster bench fuzz clean
+.PHONY: build setup demo demo-down check check-lint check-go check-race check-nix check-cluster check-vm bench fuzz clean
 
 build: bin/fleet-helper
 
@@ -44,6 +44,11 @@ check-nix: build
 check-cluster: build
 	go test -tags cluster -count=1 -timeout 10m -run OnAHost ./push/agent ./secretsgen/install
 	go test -tags cluster -count=1 -timeout 30m ./checks/cluster
+
+# Boots virtual machines with real boot loaders, and breaks what only a boot can show; see checks/vm/README.md.
+check-vm:
+	@checks/setup vm
+	go test -tags vm -count=1 -timeout 40m -parallel 2 ./checks/vm
 
 # Measures what depends on the machine, so it is not part of check; see checks/cluster/README.md.
 bench: setup build

@@ -32,6 +32,9 @@ type machine struct {
 	lines chan string
 	mu    sync.Mutex
 	log   []string
+	// boots counts them, and cpu is what they took of a processor. The time that passes says more of what else the machine does.
+	boots int
+	cpu   time.Duration
 	// since is when the present boot began.
 	since time.Time
 }
@@ -51,6 +54,7 @@ func newMachine(t *testing.T, m image) *machine {
 	}
 	t.Cleanup(func() {
 		v.cut()
+		t.Logf("%d boots, %.0f s of a processor", v.boots, v.cpu.Seconds())
 		if t.Failed() {
 			v.mu.Lock()
 			defer v.mu.Unlock()
@@ -97,6 +101,7 @@ func (v *machine) launch() {
 	if err := v.cmd.Start(); err != nil {
 		v.t.Fatal(err)
 	}
+	v.boots++
 	v.stdin, v.lines = stdin, make(chan string, 10000)
 	go v.read(stdout, v.lines)
 }
@@ -121,10 +126,16 @@ func (v *machine) cut() {
 		return
 	}
 	_ = v.cmd.Process.Kill() // it may have ended
-	_ = v.cmd.Wait()
+	v.ended()
 	v.cmd = nil
 	for range v.lines { // its end
 	}
+}
+
+// ended takes leave of a process that has ended, or was ended.
+func (v *machine) ended() {
+	_ = v.cmd.Wait() // neither a reset nor a loss of power is a failure
+	v.cpu += v.cmd.ProcessState.UserTime() + v.cmd.ProcessState.SystemTime()
 }
 
 // resets is how often a machine may reboot while one thing is waited for.
@@ -141,7 +152,7 @@ func (v *machine) next(timer *time.Timer, left *int) (string, error) {
 			if *left--; *left < 0 {
 				return "", errors.New("the machine reboots again and again")
 			}
-			_ = v.cmd.Wait() // a reset is no failure
+			v.ended()
 			v.launch()
 		case <-timer.C:
 			return "", errors.New("nothing came in time")
