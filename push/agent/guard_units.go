@@ -77,7 +77,12 @@ func (h *Host) armBackstop(ctx context.Context, txn string) {
 	p := e.State.Policy
 	unit := h.guardProcess(backstopUnit(txn), txn, h.Helper)
 	unit.Once = p.Switch + p.Judge + max(p.Confirm, p.BootConfirm) + backstopExtra
-	_ = h.Units.Start(ctx, unit)
+	if err := h.Units.Start(ctx, unit); err == nil {
+		return
+	} else if log, logErr := h.openLog(txn); logErr == nil {
+		log.say("no timer stands behind the guard: %v", err)
+		_ = log.file.Close()
+	}
 }
 
 // resolve ends what an earlier transaction has left: one that nobody guards any more, as after a loss of power, and one that waits for the next boot.

@@ -119,7 +119,7 @@ func startTransient(ctx context.Context, conn *dbus.Conn, unit Unit, done chan<-
 	after := uint64(now.Nano()/1000-started) + uint64(unit.Once.Microseconds())
 	properties := []dbus.Property{
 		dbus.PropDescription(unit.Description),
-		property("TimersMonotonic", []timerSpec{{"OnStartupUSec", after}}),
+		property("TimersMonotonic", []timerSpec{{"OnStartupSec", after}}),
 		property("AccuracyUSec", uint64(time.Second.Microseconds())),
 		property("RemainAfterElapse", false),
 		property("CollectMode", "inactive-or-failed"),

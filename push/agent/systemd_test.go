@@ -96,7 +96,8 @@ exit 4`)
 	if log := strings.Join(st.FailedUnits[i].Log, "\n"); !strings.Contains(log, "reason one\nreason two") {
 		t.Errorf("its log: %q", log)
 	}
-	if st.State != proto.TxnFailed || st.ExitCode != 4 || st.Profile != "" || st.Current != one {
+	// There is no old system to go back to.
+	if st.State != proto.TxnLeftAsIs || st.ExitCode != 4 || st.Profile != "" || st.Current != one {
 		t.Errorf("%+v", st)
 	}
 }
@@ -105,9 +106,10 @@ func TestSystemdEndsAllOfAWorker(t *testing.T) {
 	host := systemdHost(t)
 	client, _ := connect(t, host)
 	a := &activation{t, host, client}
-	one := toplevel(t, host, "one")
-	a.hook("test", "setsid sleep 4242 & echo running >"+host.Run+"/running; sleep 4242")
-	txn, err := a.begin(proto.ActionSwitch, one)
+	one, two := toplevel(t, host, "one"), toplevel(t, host, "two")
+	a.do(proto.ActionSwitch, one)
+	a.hook("test", "[ $me = "+one+" ] || { setsid sleep 4242 & echo running >"+host.Run+"/running; sleep 4242; }")
+	txn, err := a.begin(proto.ActionSwitch, two)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,16 +119,96 @@ func TestSystemdEndsAllOfAWorker(t *testing.T) {
 	}
 	sh(t, `systemctl kill --signal=KILL --kill-whom=main "$1"`, workerUnit(txn, 1))
 	st, _, _ := a.follow(txn, 0)
-	if st.State != proto.TxnFailed || !strings.Contains(st.Reason, "its process was ended") {
+	if st.State != proto.TxnRolledBack || !strings.Contains(st.Reason, "was killed") || st.Current != one {
 		t.Errorf("%+v", st)
 	}
 	waitUntil(t, "the end of what the worker had started", func() bool { return sh(t, "pgrep -f 'sleep 424[2]' || true") == "" })
+	// A switch that is too slow ends as a whole, too.
+	st = a.do(proto.ActionSwitch, two, func(r *proto.BeginRequest) { r.Guard.SwitchSeconds = 1 })
+	if st.State != proto.TxnRolledBack || !strings.Contains(st.Reason, "did not end within") {
+		t.Errorf("%+v", st)
+	}
+	if left := sh(t, "pgrep -f 'sleep 424[2]' || true"); left != "" {
+		t.Errorf("processes are left: %s", left)
+	}
 	a.unhook("test")
-	if st := a.do(proto.ActionSwitch, one); st.State != proto.TxnCommitted {
+	if st := a.do(proto.ActionSwitch, two); st.State != proto.TxnCommitted {
 		t.Errorf("the next one: %+v", st)
 	}
 	if err := host.Units.Stop(t.Context(), "fleet-none.service"); err != nil {
 		t.Errorf("stop of a unit that is not there: %v", err)
+	}
+}
+
+func TestSystemdKeepsTheGuardAlive(t *testing.T) {
+	host := systemdHost(t)
+	client, _ := connect(t, host)
+	a := &activation{t, host, client}
+	one, two := toplevel(t, host, "one"), toplevel(t, host, "two")
+	a.do(proto.ActionSwitch, one)
+	txn := a.guarded(proto.ActionSwitch, two, proto.GuardPolicy{ConfirmSeconds: 60})
+	unit := guardUnit(txn)
+	shown := sh(t, `systemctl show --property=Restart,IgnoreOnIsolate,DefaultDependencies,OOMScoreAdjust,RestartPreventExitStatus,StartLimitIntervalUSec "$1" | sort | tr '\n' ' '`, unit)
+	if want := "DefaultDependencies=no IgnoreOnIsolate=yes OOMScoreAdjust=-1000 Restart=always RestartPreventExitStatus=0 StartLimitIntervalUSec=0"; shown != want {
+		t.Errorf("unit: %s", shown)
+	}
+	if timer := sh(t, `systemctl list-timers --all --no-legend --plain 'fleet-backstop-*' | grep -c "$1"`, txn); timer != "1" {
+		t.Errorf("%s backstop timers", timer)
+	}
+	before := sh(t, `systemctl show --property=MainPID --value "$1"`, unit)
+	for _, signal := range []string{"KILL", "TERM", "HUP", "SEGV"} {
+		sh(t, `systemctl kill --signal="$2" "$1"; systemctl daemon-reload; systemctl daemon-reexec`, unit, signal)
+		waitUntil(t, "the next guard", func() bool {
+			pid := sh(t, `systemctl show --property=MainPID --value "$1"`, unit)
+			if pid == before || pid == "0" || !host.journalHeld(txn) {
+				return false
+			}
+			before = pid
+			return true
+		})
+	}
+	if st, err := host.status(txn); err != nil || st.State != proto.TxnAwaitConfirm {
+		t.Errorf("%+v, %v", st, err)
+	}
+	for _, fd := range strings.Fields(sh(t, `ls -l /proc/"$1"/fd | sed -n 's/.* -> //p'`, before)) { // I7
+		if strings.HasPrefix(fd, "pipe:") || strings.HasPrefix(fd, "/dev/pts") {
+			t.Errorf("the guard holds %s", fd)
+		}
+	}
+	nonce, err := a.nonce(txn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitUntil(t, "the confirmation", func() bool { return confirmed(t, host, txn, nonce).Confirmed })
+	if st, _, _ := a.follow(txn, 0); st.State != proto.TxnCommitted {
+		t.Errorf("%+v", st)
+	}
+	waitUntil(t, "the end of all units", func() bool {
+		return sh(t, `systemctl list-units --all --plain --no-legend 'fleet-guard-*' 'fleet-switch-*' 'fleet-backstop-*'`) == ""
+	})
+}
+
+func TestSystemdStartsTheBackstopWhereTheGuardIsGone(t *testing.T) {
+	host := systemdHost(t)
+	client, _ := connect(t, host)
+	a := &activation{t, host, client}
+	one, two := toplevel(t, host, "one"), toplevel(t, host, "two")
+	a.do(proto.ActionSwitch, one)
+	txn := a.guarded(proto.ActionSwitch, two, proto.GuardPolicy{ConfirmSeconds: 5})
+	sh(t, `systemctl stop "$1" "$2"`, guardUnit(txn), backstopTimer(txn))
+	unit := host.guardProcess(backstopUnit(txn), txn, host.Helper)
+	unit.Once = 2 * time.Second
+	if err := host.Units.Start(t.Context(), unit); err != nil {
+		t.Fatal(err)
+	}
+	sh(t, "systemctl daemon-reload") // which would begin to count anew what is counted from now
+	begun := time.Now()
+	st, _, _ := a.follow(txn, 0)
+	if st.State != proto.TxnRolledBack || st.Current != one {
+		t.Errorf("%+v", st)
+	}
+	if took := time.Since(begun); took > 12*time.Second {
+		t.Errorf("it took %s", took)
 	}
 }
 
