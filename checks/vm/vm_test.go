@@ -116,6 +116,15 @@ func TestAStagedSystemBootsOnce(t *testing.T) {
 		v.do("guest unstage " + toplevel("new"))
 		v.reboot()
 		v.expectUp("old")
+		if !v.image.efi {
+			return
+		}
+		// The second layer: an entry whose boots are counted, which the loader renames while it boots it.
+		v.do("echo 3 >/run/tries")
+		v.do("guest stage " + toplevel("new"))
+		v.reboot()
+		results.add(true, "none: an entry that counts boots", "new, once", v.expectUp("new"))
+		v.do("test -f /boot/loader/entries/nixos-fleet-generation-1+2-1.conf")
 	})
 }
 

@@ -226,7 +226,7 @@ func (p *flight) initInterface() {
 
 // staging: a boot that is tried once needs a loader that can do that, and somebody who looks after it on the other side.
 func (p *flight) staging() {
-	if err := p.h.Loader().CanStage(); err != nil {
+	if err := p.h.Loader().CanStage(); err != nil && p.req.Toplevel != oldDefaultOf(p.old) {
 		p.find(proto.Finding{
 			Check: checkStaging, Problem: err.Error(), Fixed: true,
 			Remedy: "deploy with switch, and reboot afterwards",
