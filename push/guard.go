@@ -56,11 +56,8 @@ func (l *link) confirm(ctx context.Context, txn, nonce string) error {
 	if err != nil {
 		return err
 	}
+	// Its input stays open: the command ends where either side has ended. One that does not read it has said something else.
 	_, err = ch.Write(append(line, '\n'))
-	if err == nil {
-		err = ch.CloseWrite()
-	}
-	// A command that does not read its input has said something else.
 	said, readErr := bufio.NewReader(io.LimitReader(ch, maxAnswer)).ReadBytes('\n')
 	if len(said) > 0 {
 		return confirmAnswer(said)

@@ -30,6 +30,8 @@ func helper(ctx context.Context, args []string) error {
 	dir := flags.String("dir", "", "")
 	socket := flags.String("socket", "", "")
 	txn := flags.String("txn", "", "")
+	guard := flags.String("guard", "", "")
+	number := flags.Int("number", 0, "")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -46,12 +48,18 @@ func helper(ctx context.Context, args []string) error {
 		return json.NewEncoder(os.Stdout).Encode(ready)
 	case len(verb) == 2 && verb[1] == "serve":
 		return agent.Serve(ctx, host, *dir)
+	case len(verb) == 1 && verb[0] == "attach" && *guard != "":
+		return agent.AttachGuard(ctx, host, *guard, os.Stdin, os.Stdout)
 	case len(verb) == 1 && verb[0] == "attach":
 		return agent.Attach(ctx, *socket, os.Stdin, os.Stdout)
 	case len(verb) == 1 && verb[0] == step.ChildCommand:
 		return step.Child(ctx, os.Stdin, os.Stdout)
 	case len(verb) == 1 && verb[0] == "activate":
-		return agent.RunWorker(ctx, host, *txn)
+		return agent.RunDry(ctx, host, *txn)
+	case len(verb) == 1 && verb[0] == "guard":
+		return agent.RunGuard(ctx, host, *txn)
+	case len(verb) == 1 && verb[0] == "guard-worker":
+		return agent.RunGuardWorker(ctx, host, *txn, *number)
 	}
 	return fmt.Errorf("unknown command %q", args)
 }

@@ -174,7 +174,9 @@ ln -sfn "$(dirname "$(dirname "$(readlink -f "$0")")")" /run/current-system
 
 func begin(t *testing.T, s *Session, toplevel storepath.Path) string {
 	t.Helper()
-	txn, err := s.Begin(t.Context(), proto.BeginRequest{Action: proto.ActionTest, Toplevel: toplevel.String(), Owner: "me@here"})
+	txn, err := s.Begin(t.Context(), proto.BeginRequest{
+		Action: proto.ActionTest, Toplevel: toplevel.String(), Owner: "me@here", Guard: &proto.GuardPolicy{SelfConfirm: true},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +200,7 @@ func TestAttachSurvivesBrokenConnections(t *testing.T) {
 			p.cut()
 		}
 	})
-	if err != nil || status.State != proto.TxnCommitted || status.Current != toplevel.String() {
+	if err != nil || status.State != proto.TxnTested || status.Current != toplevel.String() {
 		t.Fatalf("%+v, %v", status, err)
 	}
 	var want strings.Builder
@@ -256,7 +258,7 @@ func TestDetachLeavesTheActivationRunning(t *testing.T) {
 	}
 	again := connect(t, c, h.spec("free"))
 	status, err := again.Attach(t.Context(), txn, nil)
-	if err != nil || status.State != proto.TxnCommitted {
+	if err != nil || status.State != proto.TxnTested {
 		t.Errorf("%+v, %v", status, err)
 	}
 }
@@ -276,10 +278,10 @@ func TestBeginIsNotDoneTwice(t *testing.T) {
 	if d.armed.Load() {
 		t.Fatal("the connection was not cut")
 	}
-	if status, err := s.Attach(t.Context(), txn, nil); err != nil || status.State != proto.TxnCommitted {
+	if status, err := s.Attach(t.Context(), txn, nil); err != nil || status.State != proto.TxnTested {
 		t.Errorf("%+v, %v", status, err)
 	}
-	if n := h.sh(t, "ls -d /run/fleet/*/status.json | wc -l"); n != "1" {
-		t.Errorf("%s transactions", n)
+	if all, err := s.Transactions(t.Context()); err != nil || len(all) != 1 || all[0].Txn != txn {
+		t.Errorf("transactions %+v, %v", all, err)
 	}
 }

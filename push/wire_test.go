@@ -59,7 +59,7 @@ func TestStatusOfAHostIsMadeHarmless(t *testing.T) {
 func TestAttachPassesEachPieceOnOnce(t *testing.T) {
 	var log strings.Builder
 	var states []proto.TxnState
-	a := &attachment{each: func(e proto.TxnEvent) {
+	a := &Watch{Each: func(e proto.TxnEvent) {
 		log.WriteString(e.Log)
 		if e.State != "" {
 			states = append(states, e.State)

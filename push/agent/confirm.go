@@ -76,8 +76,6 @@ func (g *guardian) serve(listener *net.UnixListener) {
 		g.wg.Go(func() {
 			defer func() { <-places }()
 			defer conn.Close()
-			stop := context.AfterFunc(g.ctx, func() { conn.Close() })
-			defer stop()
 			g.answerClient(conn)
 		})
 	}
@@ -87,8 +85,10 @@ func (g *guardian) answerClient(conn *net.UnixConn) {
 	if err := conn.SetDeadline(time.Now().Add(requestPatience)); err != nil {
 		return
 	}
+	// Who has not asked yet is not waited for at the end. Who has is told what was decided, also where that has ended the transaction.
+	stop := context.AfterFunc(g.ctx, func() { conn.Close() })
 	line, err := bufio.NewReader(io.LimitReader(conn, maxRequest)).ReadBytes('\n')
-	if err != nil {
+	if !stop() || err != nil {
 		return
 	}
 	var req guardRequest
