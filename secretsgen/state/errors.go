@@ -42,7 +42,7 @@ func (e *BrokenError) Hint() string {
 	if i := strings.Index(folder, e.ID.String()); i >= 0 {
 		folder = folder[:i+len(e.ID.String())]
 	}
-	return fmt.Sprintf("git checkout HEAD -- %s, where the last commit has it right; else: fleet secrets regenerate %s", folder, e.ID)
+	return fmt.Sprintf("git checkout HEAD -- %s, where the last commit has it right; else: fleet secrets regenerate %s, or set where a person gives the value", folder, e.ID)
 }
 
 // Faults lists what is broken of a secret, in the order in which it was found.
