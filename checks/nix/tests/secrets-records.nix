@@ -236,21 +236,53 @@ in
     };
   };
 
-  # A state that is damaged.
+  # A state that is damaged: the secret is one that the host misses, so that the program, which knows what is wrong with it, can be asked; what
+  # needs its value says it.
+  testADamagedSecretHidesNoOther = {
+    expr =
+      let
+        inherit
+          ((onA {
+            secrets = {
+              conflict.generator = password;
+              emptied.generator = password;
+              db.generator = password;
+            };
+          }).record
+          )
+          specs
+          ;
+      in
+      {
+        inherit (specs) missing;
+        declared = lib.attrNames specs.secrets;
+      };
+    expected = {
+      missing = [
+        "host/a/conflict"
+        "host/a/emptied"
+      ];
+      declared = [
+        "conflict"
+        "db"
+        "emptied"
+      ];
+    };
+  };
   testConflictMarkers = error "secrets/host/a/conflict/meta.json has git's conflict markers" (
-    (onA { secrets.conflict.generator = password; }).record.specs
+    (onA { secrets.conflict.generator = password; }).nixos.config.secrets.conflict.secretPath
   );
   testConflictMarkersNameTheCommand = error "Take one side of it: nix run \\.#secrets -- resolve" (
-    (onA { secrets.conflict.generator = password; }).record.specs
+    (onA { secrets.conflict.generator = password; }).nixos.config.secrets.conflict.secretPath
   );
   testAnEmptyFile = error "secrets/host/a/emptied/meta.json is empty" (
-    (onA { secrets.emptied.generator = password; }).record.specs
+    (onA { secrets.emptied.generator = password; }).nixos.config.secrets.emptied.secretPath
   );
   testADamagedFileIsNamed = error "secrets/host/a/cut/meta.json is no JSON object, or was cut" (
     (fleet {
       stateDir = ../fixtures/cut-state;
       hosts.a.nixos.secrets.cut.generator = password;
-    }).hosts.a.record.specs
+    }).hosts.a.nixos.config.secrets.cut.secretPath
   );
   testADamagedCommitment = error "has no commitment of the part secret" (
     (fleet {
