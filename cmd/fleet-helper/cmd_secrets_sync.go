@@ -16,11 +16,16 @@ import (
 func (o *secretsOptions) changes(ctx context.Context, env *cli.Env, change func(context.Context, *vault) (*secretsgen.Report, error)) error {
 	return o.run(ctx, env, func(ctx context.Context, v *vault) (func() error, error) {
 		report, err := change(ctx, v)
-		if err != nil {
-			return nil, err
-		}
-		return func() error { return o.finish(ctx, env, v, report) }, nil
+		return o.reported(ctx, env, v, report, err)
 	})
+}
+
+// reported is what a change ends with. Where it was interrupted, what was finished until then is in the state, and is shown too: it has to be committed.
+func (o *secretsOptions) reported(ctx context.Context, env *cli.Env, v *vault, report *secretsgen.Report, err error) (func() error, error) {
+	if report == nil || err != nil && ctx.Err() == nil {
+		return nil, err
+	}
+	return func() error { return o.finish(ctx, env, v, report) }, nil
 }
 
 func newSecretsSync(g *globals) *cli.Command {
