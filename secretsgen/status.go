@@ -67,7 +67,8 @@ func (v *view) hinder(ctx context.Context, s *SecretStatus, d decide.Decision) {
 	case s.NeedsHuman != "":
 		return
 	case v.cyclic[s.ID]:
-		s.Action, s.NeedsHuman = ActionNone, errCycle.Error()
+		circle := v.decls.circle(s.ID, v.cyclic)
+		s.Action, s.NeedsHuman, s.Hint = ActionNone, circle.Error(), circle.Hint()
 		return
 	case d.Regenerate && len(d.Waits) > 0:
 		s.Action, s.NeedsHuman = ActionNone, waitsFor(d.Waits).Error()

@@ -105,7 +105,8 @@ func (o *operation) plan(ids []secret.ID, forecast map[secret.ID]decide.Decision
 			o.judge(id, only(id, o.decide(id, o.gen)))
 		}
 		if o.cyclic[id] {
-			o.note(id, func(one *Outcome) { one.Action, one.NeedsHuman = ActionNone, errCycle.Error() })
+			circle := o.decls.circle(id, o.cyclic)
+			o.note(id, func(one *Outcome) { one.Action, one.NeedsHuman, one.Hint = ActionNone, circle.Error(), circle.Hint() })
 		}
 	}
 	for _, id := range o.order {
