@@ -356,7 +356,8 @@ func (e *Engine) Rekey(ctx context.Context, selection Selection) (*Report, error
 			return nothing(d)
 		case d.Regenerate:
 			left := nothing(d)
-			left.NeedsHuman = fmt.Sprintf("%s: fleet secrets sync %s", d.Why, id)
+			left.Command = "fleet secrets sync " + id.String()
+			left.NeedsHuman = fmt.Sprintf("%s: %s", d.Why, left.Command)
 			return left
 		}
 		d.Remove = nil
