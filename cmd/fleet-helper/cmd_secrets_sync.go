@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/pflag"
 
 	"fleet/cmd/fleet-helper/internal/cli"
 	"fleet/secretsgen"
 	"fleet/secretsgen/secret"
+	"fleet/secretsgen/trust"
 )
 
 // changes is the run of a command that changes secrets and reports it.
@@ -153,8 +155,25 @@ func (o *regenerateOptions) rotate(ctx context.Context, env *cli.Env, _ []string
 		if len(ids) == 0 {
 			return &secretsgen.Report{Fleet: v.op.plan.Fleet}, nil
 		}
+		if still, err := v.keepsKey(o.readableBy); err != nil {
+			return nil, err
+		} else if still {
+			v.op.display.Log(fmt.Sprintf("warning: %[1]s is in the fleet with the key that it had: what it owns is encrypted for it again; take it out of the fleet, or give it a new key, and rotate once more", o.readableBy))
+		}
 		return o.remake(ctx, v, ids, func(ctx context.Context, _ []secret.ID) (*secretsgen.Report, error) {
 			return v.engine.Rotate(ctx, o.readableBy)
 		})
 	})
+}
+
+// keepsKey says whether a host of the fleet has a key pinned that its secrets were encrypted to all the time: who has that key reads the new values, too.
+func (v *vault) keepsKey(host string) (bool, error) {
+	if _, ok := v.op.plan.Hosts[host]; !ok {
+		return false, nil
+	}
+	used, err := v.engine.KeysInUse()
+	return slices.ContainsFunc(v.pinsOf(host), func(pin string) bool {
+		fingerprint, err := trust.Fingerprint(pin)
+		return err == nil && slices.Contains(used[host], fingerprint)
+	}), err
 }
