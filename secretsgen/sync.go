@@ -308,7 +308,7 @@ func (v *view) dependents(ids []secret.ID, through func(secret.ID) bool) []secre
 }
 
 // ReadableBy lists what a host can or could read, as the state is now: what it owns, values that it owned and that are still the current ones,
-// what is generated on it, and what was made from any of these. All hosts are evaluated for what is generated on it.
+// what was generated on it or will be, and what was made from any of these. All hosts are evaluated for what is generated on it.
 func (e *Engine) ReadableBy(ctx context.Context, host string) ([]secret.ID, error) {
 	v, err := e.open(ctx, sortedKeys(e.Plan.Hosts))
 	if err != nil {
@@ -321,7 +321,7 @@ func (v *view) readableBy(host string) []secret.ID {
 	var ids []secret.ID
 	for id, entry := range v.tree.Secrets {
 		revoked := slices.ContainsFunc(entry.Revoked, func(r secret.Revoked) bool { return r.Owner == host && r.Gen == entry.Meta.Gen })
-		if revoked || hasCopy(entry, host) || v.generatedOn(id, host) {
+		if revoked || hasCopy(entry, host) || entry.Meta.MadeOn == host || v.generatedOn(id, host) {
 			ids = append(ids, id)
 		}
 	}

@@ -128,8 +128,8 @@ func newSecretsRotate(g *globals) *cli.Command {
 		Name:    "rotate",
 		Summary: "Make new values of all that a lost or compromised host could read.",
 		Help: `
-That is what the host owns, and what it owned once and has not changed since. Those whose values a person gave are listed: set them anew. Take the host out of
-the fleet, or give it a new key, first: as long as it is an owner, the new values are encrypted for it as well.`,
+That is what the host owns, what it owned once and has not changed since, what was generated on it, and what was made from any of these. Those whose values a person
+gave are listed: set them anew. Take the host out of the fleet, or give it a new key, first: as long as it is an owner, the new values are encrypted for it as well.`,
 		New: func(flags *pflag.FlagSet) cli.RunFunc {
 			o := &regenerateOptions{secretsOptions: secretsOptions{global: g}}
 			o.addFlags(flags)
