@@ -45,7 +45,7 @@ func TestKeysThatAreThereAsAWholeAreFound(t *testing.T) {
 	}
 	pkcs8, err := x509.MarshalPKCS8PrivateKey(ed)
 	pkcs8PEM := pemOf(t, "PRIVATE KEY", pkcs8, err)
-	sec1, err := x509.MarshalECPrivateKey(ec)
+	sec1, sec1Err := x509.MarshalECPrivateKey(ec)
 	openssh, sshErr := ssh.MarshalPrivateKey(ed, "")
 	locked, lockedErr := ssh.MarshalPrivateKeyWithPassphrase(ed, "", []byte("passphrase"))
 	if sshErr != nil || lockedErr != nil {
@@ -61,7 +61,7 @@ func TestKeysThatAreThereAsAWholeAreFound(t *testing.T) {
 	}
 	for name, text := range map[string]string{
 		"PKCS #8":            pkcs8PEM,
-		"SEC 1":              pemOf(t, "EC PRIVATE KEY", sec1, nil),
+		"SEC 1":              pemOf(t, "EC PRIVATE KEY", sec1, sec1Err),
 		"PKCS #1":            pemOf(t, "RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(rsaKey), nil),
 		"OpenSSH":            string(pem.EncodeToMemory(openssh)),
 		"with text around":   "key = '''\n" + pkcs8PEM + "'''\n",
