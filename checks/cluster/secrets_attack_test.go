@@ -123,3 +123,39 @@ func TestAPrivateKeyInASystemIsWarnedOf(t *testing.T) {
 		t.Errorf("a warning without a key:\n%s", got.stderr)
 	}
 }
+
+// TestADeploymentMakesPublicPartsOfHostsThatItDoesNotDeploy is a mesh of which one host is deployed, by a person who is also asked for a value.
+func TestADeploymentMakesPublicPartsOfHostsThatItDoesNotDeploy(t *testing.T) {
+	hosts := takeSome(t, 2)
+	deployed, peer := hosts[0], hosts[1]
+	p := newSecretsProject(t, `{ lib, ... }: {
+  hosts = lib.genAttrs [ "HOST1" "HOST2" ] (name: {
+    nixos = { nixosHosts, ... }: {
+      secrets.wireguard.generator = { mkWireguard }: mkWireguard { };
+      environment.etc.peer.text = nixosHosts.${if name == "HOST1" then "HOST2" else "HOST1"}.secrets.wireguard.public.data;
+    };
+  });
+  sharedSecrets.pin = {
+    expectedOwners = [ "HOST1" ];
+    generator = { mkAskPassword }: mkAskPassword { prompt = "PIN of the token"; };
+  };
+  sharedSecrets.other = {
+    expectedOwners = [ "HOST2" ];
+    generator = { mkPassword }: mkPassword { };
+  };
+}`, deployed, peer)
+	const pin = "a-pin-that-is-typed"
+	code, output := p.onTerminal([]string{pin, pin}, helper, "deploy", "switch", "--yes", "--on", deployed.Name)
+	made := result{t: t, code: code, stdout: output}
+	made.want(0, "host/"+peer.Name+"/wireguard", "PIN of the token", "fleet-state/default/secrets/shared/pin")
+	p.hides(pin, made)
+	public := strings.TrimSpace(p.sh(`cat "$1"/fleet-state/default/secrets/host/` + peer.Name + `/wireguard/public/public`))
+	if got := on(t, deployed, "cat /etc/peer; cat /run/secrets/pin/secret"); len(public) != 44 || got != public+"\n"+pin && got != public+pin {
+		t.Errorf("the host has %q, its peer's key is %q", got, public)
+	}
+	// Nothing else is made, and nothing of the peer's reaches this host.
+	p.has(false, "shared/other*")
+	on(t, deployed, "! grep --quiet "+peer.Name+" /etc/fleet/secrets.json; ! test -e /run/secrets/other")
+	p.commit()
+	p.deploy("switch", "--on", peer.Name).want(5, "shared/other")
+}
