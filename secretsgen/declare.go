@@ -246,3 +246,41 @@ func (d *declarations) order() (ordered, cyclic []secret.ID) {
 	}
 	return ordered, cyclic
 }
+
+// circleError says that a secret is made from itself, or from one that is: no value can come first.
+type circleError struct {
+	// through leads from the secret to the circle, which is empty where the secret is in it; circle begins and ends with the same secret.
+	through, circle []secret.ID
+}
+
+func (e *circleError) Error() string {
+	text := "it is made from itself: "
+	if len(e.through) > 0 {
+		text = fmt.Sprintf("it is made from %s, which is made from itself: ", e.circle[0])
+	}
+	for i, id := range e.circle {
+		if i > 0 {
+			text += " → "
+		}
+		text += id.String()
+	}
+	return text
+}
+
+// Hint says what to change.
+func (e *circleError) Hint() string { return "take one of these out of the dependencies of another" }
+
+// circle finds the circle that one of the cyclic secrets leads to.
+func (d *declarations) circle(id secret.ID, cyclic map[secret.ID]bool) *circleError {
+	var way []secret.ID
+	for !slices.Contains(way, id) {
+		way = append(way, id)
+		deps := slices.DeleteFunc(sortIDs(slices.Collect(maps.Values(d.secrets[id].deps))), func(dep secret.ID) bool { return !cyclic[dep] })
+		if len(deps) == 0 {
+			return &circleError{circle: way} // cannot be: what is cyclic depends on what is
+		}
+		id = deps[0]
+	}
+	begin := slices.Index(way, id)
+	return &circleError{through: way[:begin], circle: append(slices.Clone(way[begin:]), id)}
+}

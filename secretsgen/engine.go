@@ -78,7 +78,7 @@ type Trust interface {
 // Programs builds the programs of generators.
 type Programs interface {
 	// Build builds the programs of these secrets' generators for a system, such as "x86_64-linux", and returns their store paths, by secret, or why there
-	// is none. An empty system is this machine's own. The paths are valid on this machine and stay so until the run has ended.
+	// is none: an error that names the secret. An empty system is this machine's own. The paths are valid on this machine and stay so until the run has ended.
 	// The error is about all of them.
 	Build(ctx context.Context, system string, ids []secret.ID) (map[secret.ID]string, map[secret.ID]error, error)
 }

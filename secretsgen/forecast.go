@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -183,9 +182,6 @@ func (v *view) specsProblems() []HostProblem {
 func waitsFor(waits []string) error {
 	return fmt.Errorf("it is made from %s, which has no value yet", joinNames(waits))
 }
-
-// errCycle is the reason where a secret depends on itself.
-var errCycle = errors.New("it depends on itself")
 
 func joinNames(names []string) string {
 	const most = 5

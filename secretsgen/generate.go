@@ -223,6 +223,7 @@ func (o *operation) runOn(ctx context.Context, m *making, deps map[string]*state
 	if err != nil {
 		return nil, fmt.Errorf("take what %q generated: %w", host, err)
 	}
+	entry.Meta.MadeOn = host
 	return entry, nil
 }
 

@@ -289,7 +289,7 @@ func TestAFailedGeneratorLeavesOthersDone(t *testing.T) {
 	if got := outcome(t, report, own("a", "bad")); !strings.Contains(got.Error, "cannot reach the CA") || got.Done {
 		t.Errorf("got %s", show(got))
 	}
-	if got := outcome(t, report, own("a", "unbuilt")); !strings.Contains(got.Error, "does not build") {
+	if got := outcome(t, report, own("a", "unbuilt")); got.Error != `build the generator of "host/a/unbuilt": it does not build` {
 		t.Errorf("got %s", show(got))
 	}
 	if !outcome(t, report, own("a", "good")).Done || !report.Incomplete() {

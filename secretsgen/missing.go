@@ -96,7 +96,8 @@ func (m *missing) only(id secret.ID, d decide.Decision) decide.Decision {
 		return d // only this host has it, and cannot do without
 	case d.Regenerate && (slices.Contains(d.Rules, decide.RuleMissing) || len(lacking) > 0):
 		left := nothing(d)
-		left.NeedsHuman = fmt.Sprintf("%s: a new value is needed, which changes it for %s too; run: fleet secrets sync %s", d.Why, joinNames(sortedKeys(entry.Owners)), id)
+		left.Command = "fleet secrets sync " + id.String()
+		left.NeedsHuman = fmt.Sprintf("%s: a new value is needed, which changes it for %s too; run: %s", d.Why, joinNames(sortedKeys(entry.Owners)), left.Command)
 		return left
 	case d.Regenerate:
 		return nothing(d)
@@ -105,7 +106,7 @@ func (m *missing) only(id secret.ID, d decide.Decision) decide.Decision {
 	kept.Remove, kept.Notices = nil, nil
 	kept.Wrap = slices.DeleteFunc(slices.Clone(d.Wrap), func(owner string) bool { return !slices.Contains(lacking, owner) })
 	if len(lacking) == 0 && !slices.Contains(d.Rules, decide.RuleMissing) {
-		kept.NeedsHuman = ""
+		kept.NeedsHuman, kept.Command = "", ""
 	}
 	return kept
 }

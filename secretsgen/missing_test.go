@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"fleet/evaluator/plan"
+	"fleet/secretsgen"
 	"fleet/secretsgen/secret"
 )
 
@@ -70,5 +71,37 @@ func TestAPublicPartOfOnePeerIsMadeForAllPeers(t *testing.T) {
 	report, err = r.engine.EnsureMissing(t.Context(), []string{"d"}, map[string]plan.Specs{"d": r.specs["d"]}, []secret.ID{shared("ca")})
 	if want := []secret.ID{shared("ca")}; err != nil || !slices.Equal(report.Changed(), want) {
 		t.Errorf("made %v, %v", report.Changed(), err)
+	}
+}
+
+// TestACircleOverTwoHostsIsNamed: Nix looks at one host at a time, and cannot see it.
+func TestACircleOverTwoHostsIsNamed(t *testing.T) {
+	r := newRig(t, "a", "b")
+	r.declare(own("a", "x"), spec(from("d", "host/b/y")), only)
+	r.declare(own("b", "y"), spec(from("d", "host/a/x")), only)
+	r.declare(own("a", "z"), spec(from("d", "host/b/y")), only)
+	r.declare(own("b", "fine"), spec(), only)
+	status, err := r.engine.Status(t.Context(), secretsgen.Selection{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	report := r.sync()
+	for id, want := range map[secret.ID]string{
+		own("a", "x"): "it is made from itself: host/a/x → host/b/y → host/a/x",
+		own("b", "y"): "it is made from itself: host/b/y → host/a/x → host/b/y",
+		own("a", "z"): "it is made from host/b/y, which is made from itself: host/b/y → host/a/x → host/b/y",
+	} {
+		got := outcome(t, report, id)
+		if got.Done || got.NeedsHuman != want || got.Hint == "" {
+			t.Errorf("sync: %s", show(got))
+		}
+		for _, one := range status.Secrets {
+			if one.ID == id && (one.NeedsHuman != want || one.Hint == "" || one.Action != secretsgen.ActionNone) {
+				t.Errorf("status: %s", show(one))
+			}
+		}
+	}
+	if !outcome(t, report, own("b", "fine")).Done {
+		t.Error("the circle took another one along")
 	}
 }

@@ -99,7 +99,7 @@ func (o *operation) judge(id secret.ID, d decide.Decision) {
 	}
 	o.note(id, func(one *Outcome) {
 		one.Action, one.Rules, one.Why = action, ruleNumbers(d.Rules), d.Why
-		one.Pending, one.Notices, one.NeedsHuman = d.Pending, slices.Clone(d.Notices), d.NeedsHuman
+		one.Pending, one.Notices, one.NeedsHuman, one.Hint = d.Pending, slices.Clone(d.Notices), d.NeedsHuman, d.Command
 	})
 }
 

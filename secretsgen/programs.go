@@ -69,8 +69,8 @@ func (p *programs) fill(ctx context.Context, system string, ids []secret.ID) {
 		switch {
 		case err != nil:
 			one = program{err: fmt.Errorf("build the generator of %s: %w", id, err)}
-		case one.err != nil:
-			one = program{err: fmt.Errorf("build the generator of %s: %w", id, one.err)}
+		case one.err != nil: // it says whose generator it is
+			one = program{err: one.err}
 		case one.path == "":
 			one.err = fmt.Errorf("build the generator of %s: nothing came back", id)
 		}

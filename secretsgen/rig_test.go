@@ -290,7 +290,7 @@ func (r *rig) Build(_ context.Context, system string, ids []secret.ID) (map[secr
 	for _, id := range ids {
 		script, ok := r.scripts[id]
 		if !ok || script == "" {
-			failed[id] = errors.New("it does not build")
+			failed[id] = fmt.Errorf("build the generator of %q: it does not build", id)
 			continue
 		}
 		if r.programs[script] == "" {

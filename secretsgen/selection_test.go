@@ -144,6 +144,30 @@ func TestRotateReplacesAllThatAHostCouldRead(t *testing.T) {
 	}
 }
 
+// TestRotateKnowsWhereValuesWereMade: a generator that has moved to another host has left its values behind.
+func TestRotateKnowsWhereValuesWereMade(t *testing.T) {
+	r := newRig(t, "a", "hsm", "old")
+	r.declare(shared("signed"), spec(owners("a"), on("old")), only)
+	r.declare(shared("here"), spec(owners("a")), only)
+	r.synced()
+	r.declare(shared("signed"), spec(owners("a"), on("hsm")), only)
+	r.open()
+	before := r.snapshot()
+	r.synced()
+	if diff := cmp.Diff(before, r.snapshot()); diff != "" {
+		t.Error("where it runs is no reason for a new value: ", diff)
+	}
+	if ids, err := r.engine.ReadableBy(t.Context(), "old"); err != nil || fmt.Sprint(ids) != "[shared/signed]" {
+		t.Errorf("got %v, %v", ids, err)
+	}
+	if _, err := r.engine.Rotate(t.Context(), "old"); err != nil || r.entry(shared("signed")).Meta.MadeOn != "hsm" {
+		t.Errorf("made on %q, %v", r.entry(shared("signed")).Meta.MadeOn, err)
+	}
+	if ids, err := r.engine.ReadableBy(t.Context(), "old"); err != nil || len(ids) > 0 {
+		t.Errorf("afterwards %v, %v", ids, err)
+	}
+}
+
 func TestSelectionsLeaveOthersAlone(t *testing.T) {
 	r := newRig(t, "a", "b", "c")
 	for _, name := range []string{"a", "b", "c"} {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"fleet/evaluator/plan"
 	"fleet/secretsgen/public"
 	"fleet/secretsgen/seal"
 	"fleet/secretsgen/secret"
@@ -65,6 +66,12 @@ func (o *operation) askFor(ctx context.Context, m *making, part string) (secret.
 	return value, nil
 }
 
+// declaredPublic says whether a part is declared, and public.
+func declaredPublic(spec *plan.Secret, part string) bool {
+	declared, ok := spec.Parts[part]
+	return ok && !declared.Encrypted
+}
+
 // isPublic says whether a part of this name is public: by declaration, else by the present value, else by convention.
 func (m *making) isPublic(part string) bool {
 	if declared, ok := m.spec.Parts[part]; ok {
@@ -76,6 +83,27 @@ func (m *making) isPublic(part string) bool {
 		}
 	}
 	return part == secret.PartPublic
+}
+
+// exposes says whether a part whose present value is encrypted would be public from now on.
+func (m *making) exposes(part string) bool {
+	return m.old != nil && m.old.Meta.Parts[part].Encrypted && m.isPublic(part)
+}
+
+// exposedError says that the value of a part must not be opened: it would end in git as it is. Whoever changes one word of a declaration must not
+// have that done.
+type exposedError struct {
+	id   secret.ID
+	part string
+}
+
+func (e *exposedError) Error() string {
+	return fmt.Sprintf("set %s: its part %q is encrypted, and is declared as public now: the value would be in git for everybody", e.id, e.part)
+}
+
+// Hint is the remedy, whichever of the two is wrong.
+func (e *exposedError) Hint() string {
+	return fmt.Sprintf("declare the part as encrypted; or, where it really is for everybody, give it: fleet secrets set %s --part %s", e.id, e.part)
 }
 
 // seal makes values into an entry of the state, here. The values are not wiped.
@@ -200,6 +228,11 @@ func (o *operation) setLocked(ctx context.Context, one *declaration, values map[
 	}
 	return o.save(ctx, entry, func(done *Outcome) {
 		done.Action, done.Why, done.Wrapped = ActionSet, "a person gave the value", sortedKeys(entry.Owners)
+		for _, part := range sortedKeys(all) {
+			if m.exposes(part) {
+				done.Notices = append(done.Notices, fmt.Sprintf("its part %q, which was encrypted, is public now: it is in git for everybody to read", part))
+			}
+		}
 		if one.spec.Generator != nil && one.spec.Generator.Kind == "script" {
 			done.Notices = append(done.Notices, "it has a generator, which replaces this value when the secret is regenerated")
 		}
@@ -237,6 +270,9 @@ func (o *operation) completed(ctx context.Context, m *making, values map[string]
 			lacking = append(lacking, part)
 			continue
 		}
+		if m.exposes(part) {
+			return all, &exposedError{m.id, part}
+		}
 		value, err := o.openPart(ctx, m.old, part)
 		if err != nil {
 			return all, err
@@ -262,7 +298,10 @@ func (e *Engine) Edit(ctx context.Context, id secret.ID, part string, edit func(
 	}
 	old := secret.Plain{}
 	if entry := v.tree.Secrets[id]; entry != nil {
-		if _, has := entry.Meta.Parts[part]; has {
+		if meta, has := entry.Meta.Parts[part]; has {
+			if one := v.decls.secrets[id]; meta.Encrypted && one != nil && declaredPublic(one.spec, part) {
+				return nil, &exposedError{id, part}
+			}
 			if old, err = v.operation().openPart(ctx, entry, part); err != nil {
 				return nil, err
 			}

@@ -42,7 +42,7 @@ func (v *view) statusOf(ctx context.Context, id secret.ID, decisions map[secret.
 	}
 	s := SecretStatus{
 		ID: id, Action: actionOf(v.tree.Secrets[id], d), Rules: ruleNumbers(d.Rules), Why: d.Why, Declared: []string{}, Owners: []string{},
-		Wrap: d.Wrap, Remove: d.Remove, Pending: d.Pending, Notices: d.Notices, NeedsHuman: d.NeedsHuman,
+		Wrap: d.Wrap, Remove: d.Remove, Pending: d.Pending, Notices: d.Notices, NeedsHuman: d.NeedsHuman, Hint: d.Command,
 	}
 	if one := v.decls.secrets[id]; one != nil {
 		s.Declared = append(s.Declared, one.owners...)
@@ -67,10 +67,11 @@ func (v *view) hinder(ctx context.Context, s *SecretStatus, d decide.Decision) {
 	case s.NeedsHuman != "":
 		return
 	case v.cyclic[s.ID]:
-		s.Action, s.NeedsHuman = ActionNone, errCycle.Error()
+		circle := v.decls.circle(s.ID, v.cyclic)
+		s.Action, s.NeedsHuman, s.Hint = ActionNone, circle.Error(), circle.Hint()
 		return
 	case d.Regenerate && len(d.Waits) > 0:
-		s.Action, s.NeedsHuman = ActionNone, waitsFor(d.Waits).Error()
+		s.Action, s.NeedsHuman, s.Hint = ActionNone, waitsFor(d.Waits).Error(), "fleet secrets sync "+d.Waits[0]
 		return
 	}
 	for _, owner := range d.Wrap {

@@ -105,7 +105,8 @@ func (o *operation) plan(ids []secret.ID, forecast map[secret.ID]decide.Decision
 			o.judge(id, only(id, o.decide(id, o.gen)))
 		}
 		if o.cyclic[id] {
-			o.note(id, func(one *Outcome) { one.Action, one.NeedsHuman = ActionNone, errCycle.Error() })
+			circle := o.decls.circle(id, o.cyclic)
+			o.note(id, func(one *Outcome) { one.Action, one.NeedsHuman, one.Hint = ActionNone, circle.Error(), circle.Hint() })
 		}
 	}
 	for _, id := range o.order {
@@ -307,7 +308,7 @@ func (v *view) dependents(ids []secret.ID, through func(secret.ID) bool) []secre
 }
 
 // ReadableBy lists what a host can or could read, as the state is now: what it owns, values that it owned and that are still the current ones,
-// what is generated on it, and what was made from any of these. All hosts are evaluated for what is generated on it.
+// what was generated on it or will be, and what was made from any of these. All hosts are evaluated for what is generated on it.
 func (e *Engine) ReadableBy(ctx context.Context, host string) ([]secret.ID, error) {
 	v, err := e.open(ctx, sortedKeys(e.Plan.Hosts))
 	if err != nil {
@@ -320,7 +321,7 @@ func (v *view) readableBy(host string) []secret.ID {
 	var ids []secret.ID
 	for id, entry := range v.tree.Secrets {
 		revoked := slices.ContainsFunc(entry.Revoked, func(r secret.Revoked) bool { return r.Owner == host && r.Gen == entry.Meta.Gen })
-		if revoked || hasCopy(entry, host) || v.generatedOn(id, host) {
+		if revoked || hasCopy(entry, host) || entry.Meta.MadeOn == host || v.generatedOn(id, host) {
 			ids = append(ids, id)
 		}
 	}
@@ -355,7 +356,8 @@ func (e *Engine) Rekey(ctx context.Context, selection Selection) (*Report, error
 			return nothing(d)
 		case d.Regenerate:
 			left := nothing(d)
-			left.NeedsHuman = fmt.Sprintf("%s: fleet secrets sync %s", d.Why, id)
+			left.Command = "fleet secrets sync " + id.String()
+			left.NeedsHuman = fmt.Sprintf("%s: %s", d.Why, left.Command)
 			return left
 		}
 		d.Remove = nil

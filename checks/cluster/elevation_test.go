@@ -48,7 +48,7 @@ func TestEveryWayOfBecomingRoot(t *testing.T) {
 	}
 }
 
-// onTerminal runs a command on a terminal of its own and types the answers at its password prompts.
+// onTerminal runs a command on a terminal of its own and types the answers at its prompts for passwords and for values of secrets.
 func (p *project) onTerminal(answers []string, argv ...string) (code int, output string) {
 	p.t.Helper()
 	master, slave := openPTY(p.t)
@@ -66,7 +66,11 @@ func (p *project) onTerminal(answers []string, argv ...string) (code int, output
 	for {
 		n, err := master.Read(buffer)
 		seen.Write(buffer[:n])
-		if prompts := strings.Count(strings.ToLower(seen.String()), "password for"); prompts > asked && asked < len(answers) {
+		prompts := 0
+		for _, prompt := range []string{"password for", "(not shown):", "the same again:"} {
+			prompts += strings.Count(strings.ToLower(seen.String()), prompt)
+		}
+		if prompts > asked && asked < len(answers) {
 			if _, err := io.WriteString(master, answers[asked]+"\n"); err != nil {
 				p.t.Fatal(err)
 			}

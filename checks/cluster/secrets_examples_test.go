@@ -69,7 +69,7 @@ func TestTheGitlabExampleDeploysAsItIsWritten(t *testing.T) {
 	if after := p.state(); after != before {
 		t.Errorf("a second sync changed the state:\n%s\nwas\n%s", after, before)
 	}
-	p.run("nix", "run", ".#deploy", "--", "switch", "--yes").want(0, "unchanged")
+	p.deploy("switch").want(0, "unchanged")
 }
 
 func TestTheHsmExampleSignsWithAKeyThatStaysInItsToken(t *testing.T) {
@@ -81,9 +81,9 @@ func TestTheHsmExampleSignsWithAKeyThatStaysInItsToken(t *testing.T) {
 	p.sh(`cd "$1" && sed -i 's|\./hosts\.nix|& ./user.nix|' flake.nix && echo '{ hosts.hsm-1.deploy.user = "sudoer"; }' >user.nix`)
 	p.commit()
 
-	p.typed("nix", "run", ".#deploy", "--", "switch", "--yes", "--on", "hsm-1").want(0)
+	p.typed(helper, "deploy", "switch", "--yes", "--on", "hsm-1").want(0)
 	p.commit()
-	r := p.typed("nix", "run", ".#deploy", "--", "switch", "--yes").want(0, "apiserver.pem")
+	r := p.switchAll().want(0, "apiserver.pem")
 	p.commit()
 	if got := on(t, hsm, "SOFTHSM2_CONF=$(systemctl show --property=Environment --value hsm-token.service | grep -o 'SOFTHSM2_CONF=[^ ]*' | cut -d= -f2) pkcs11-tool --module /usr/lib/softhsm/libsofthsm2.so --token-label cluster --login --pin \"$(cat /run/secrets/hsm-pin/secret)\" --list-objects --type privkey"); !strings.Contains(got, "never extractable") {
 		t.Errorf("the key of the authority is\n%s", got)
@@ -97,7 +97,7 @@ func TestTheHsmExampleSignsWithAKeyThatStaysInItsToken(t *testing.T) {
 	on(t, worker, "! test -e /run/secrets/apiserver.pem && ! test -e /run/secrets/admin.pem")
 	on(t, first, "openssl verify -CAfile /run/secrets/ca.pem/public /run/secrets/admin.pem/public")
 	before := p.state()
-	p.run("nix", "run", ".#secrets", "--", "sync").want(0)
+	p.secrets("sync").want(0)
 	if after := p.state(); after != before {
 		t.Errorf("a second sync changed the state:\n%s\nwas\n%s", after, before)
 	}
@@ -106,8 +106,8 @@ func TestTheHsmExampleSignsWithAKeyThatStaysInItsToken(t *testing.T) {
 	admin := p.sh(`cd "$1"/fleet-state/default/secrets/shared && cat ca.pem/meta.json admin.pem/meta.json`)
 	p.sh(`sed -i 's|^{|{ hosts.worker-1 = { tags = [ "controlplane" ]; nixos = ./controlplane.nix; };|' "$1"/user.nix`)
 	p.commit()
-	p.run("nix", "run", ".#secrets", "--", "sync").want(0, "apiserver.pem")
-	p.run("nix", "run", ".#deploy", "--", "switch", "--yes").want(0)
+	p.secrets("sync").want(0, "apiserver.pem")
+	p.deploy("switch").want(0)
 	for _, h := range []*lab.Host{first, worker} {
 		if got := on(t, worker, "ask-apiserver "+h.Spec.Address+" </dev/null 2>&1"); !strings.Contains(got, "Verification: OK") {
 			t.Errorf("the worker does not trust %s:\n%s", h.Name, got)

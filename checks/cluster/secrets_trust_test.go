@@ -96,7 +96,7 @@ func TestTwoOperatorsMakeOneSecretAndOneOfThemWins(t *testing.T) {
 		one.commit()
 	}
 	p.sh(`cd "$1" && ! git pull --quiet --no-rebase "$1"-other HEAD`)
-	p.secrets("status").want(3, "token", "conflict markers", "resolve")
+	p.secrets("status").want(5, "token", "conflict markers", "resolve")
 	p.secrets("resolve", "--theirs", "token").want(0)
 	p.commit()
 	p.deploy("switch").want(0)

@@ -8,6 +8,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/pflag"
 
+	"fleet/closure/run"
 	"fleet/cmd/fleet-helper/internal/cli"
 	"fleet/cmd/fleet-helper/internal/logging"
 	"fleet/push/agent"
@@ -59,6 +60,10 @@ func (g *globals) newAgentServe(flags *pflag.FlagSet) cli.RunFunc {
 	return func(ctx context.Context, env *cli.Env, _ []string) error {
 		if *dir == "" {
 			return cli.Usagef("--dir is missing")
+		}
+		// It opens secrets, and is root.
+		if err := run.ForbidCores(); err != nil {
+			return err
 		}
 		host, err := agent.NewHost()
 		if err != nil {

@@ -182,14 +182,14 @@ func (o *deployOptions) connect(op *operation, d *deploy.Deployer, request deplo
 		if err != nil {
 			return nil, err
 		}
-		d.Connector = c
+		d.Connector, d.Leaks = c, &deploy.Leaks{Source: c.store}
 		return func() { _ = c.Close() }, nil // the report says what became of the hosts
 	}
 	v, err := op.newVault(&o.hosts, request)
 	if err != nil {
 		return nil, err
 	}
-	d.Connector, d.Hosts = v.connector, v.hosts
+	d.Connector, d.Hosts, d.Leaks = v.connector, v.hosts, &deploy.Leaks{Source: v.connector.store}
 	d.Secrets = &deploy.EngineSecrets{Engine: v.engine, Source: v.source, Dir: op.state.Dir()}
 	return func() { _ = v.Close() }, nil
 }

@@ -195,6 +195,10 @@ func newEditValue() *cli.Command {
 				if len(args) == 0 || secret.ValidateName(filepath.Base(*name)) != nil || filepath.Base(*name) != *name {
 					return cli.Usagef("it is started by secrets edit")
 				}
+				// An editor that crashes would leave the value where dumps are collected.
+				if err := run.ForbidCores(); err != nil {
+					return err
+				}
 				if err := privateMounts(); err != nil {
 					fmt.Fprintln(env.Stderr, err)
 					return cli.Status(refusedStatus)

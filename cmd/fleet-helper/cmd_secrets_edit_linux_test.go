@@ -13,6 +13,7 @@ import (
 const editorScript = `#!/bin/sh
 echo "file=$1 mode=$(stat -c %a "$1") dir=$(stat -c %a "$(dirname "$1")") fs=$(stat -f -c %T "$1")" >&2
 echo "tmpdir=$TMPDIR state=$XDG_STATE_HOME" >&2
+echo "cores=$(ulimit -Hc)" >&2
 for leak in "$LEAKS/a" "$HOME/.history" /tmp/leak-of-an-editor; do
   if echo plain 2>/dev/null >"$leak"; then echo "left $leak" >&2; fi
 done
@@ -84,7 +85,7 @@ func TestWhatIsEditedIsInMemoryThatNothingIsLeftOf(t *testing.T) {
 				}
 				t.Skip(seen.String())
 			}
-			for _, want := range []string{"file=/dev/shm/fleet/token-secret mode=600 dir=700 fs=", "tmpdir=/dev/shm/fleet state=/dev/shm/fleet", "has room of its own"} {
+			for _, want := range []string{"file=/dev/shm/fleet/token-secret mode=600 dir=700 fs=", "tmpdir=/dev/shm/fleet state=/dev/shm/fleet", "cores=0\n", "has room of its own"} {
 				if !strings.Contains(seen.String(), want) {
 					t.Errorf("the editor did not see %q:\n%s", want, seen.String())
 				}

@@ -55,6 +55,10 @@ func (o *secretsOptions) open(ctx context.Context, env *cli.Env, display ui.Disp
 
 // newVault wires the engine to evaluation, hosts, the state and the terminal. What is pushed to hosts is signed and substituted as request says. Close it.
 func (op *operation) newVault(o *hostOptions, request deploy.Request) (*vault, error) {
+	// From here on values may be in memory, and in that of children, such as an editor.
+	if err := run.ForbidCores(); err != nil {
+		return nil, err
+	}
 	c, err := op.newConnector(o)
 	if err != nil {
 		return nil, err

@@ -194,8 +194,8 @@ func statusCommands(g *globals, s *secretsgen.Status) []string {
 		case one.Action != secretsgen.ActionNone && one.Broken == "":
 			sync = true
 		}
-		if one.NeedsHuman != "" || one.Broken != "" {
-			own = append(own, g.remedies(one.Hint, one.NeedsHuman)...)
+		if (one.NeedsHuman != "" || one.Broken != "") && one.Hint != "" {
+			own = append(own, g.spell(one.Hint))
 		}
 	}
 	var list []string
@@ -207,34 +207,6 @@ func statusCommands(g *globals, s *secretsgen.Status) []string {
 		list = append(list, g.secretsCommand()+" prune")
 	}
 	return list
-}
-
-// remedies are what a person does about a secret: the hint, or else the first command that the sentence names.
-func (g *globals) remedies(hint, sentence string) []string {
-	if hint == "" {
-		hint = firstCommand(sentence)
-	}
-	if hint == "" {
-		return nil
-	}
-	return []string{g.spell(hint)}
-}
-
-// firstCommand finds a command of this group, with its arguments, in a sentence.
-func firstCommand(sentence string) string {
-	const start = "fleet secrets "
-	i := strings.Index(sentence, start)
-	if i < 0 {
-		return ""
-	}
-	words := strings.Fields(sentence[i:])
-	n := 3 // fleet secrets VERB
-	if len(words) > 4 && words[2] == "host-key" {
-		n = 5 // … host-key scan HOST
-	} else if len(words) > 3 && strings.Contains(words[3], "/") {
-		n = 4 // … VERB ID
-	}
-	return strings.TrimRight(strings.Join(words[:min(n, len(words))], " "), ";,.:")
 }
 
 func writeNotices(b *strings.Builder, g *globals, what string, notices []string) {
@@ -357,8 +329,8 @@ func writeSecretsReport(w io.Writer, g *globals, r *secretsgen.Report) error {
 		case one.NeedsHuman != "" && one.Error == "":
 			waiting++
 		}
-		if one.NeedsHuman != "" && one.Error == "" {
-			commands = append(commands, g.remedies(one.Hint, one.NeedsHuman)...)
+		if one.NeedsHuman != "" && one.Error == "" && one.Hint != "" {
+			commands = append(commands, g.spell(one.Hint))
 		}
 	}
 	commands = append(writeHostProblems(&b, g, r.Hosts), commands...)

@@ -19,7 +19,7 @@ func TestAStatusIsATableAndThenWhatToDo(t *testing.T) {
 	status := &secretsgen.Status{Fleet: "default",
 		Secrets: []secretsgen.SecretStatus{
 			{ID: list[0], Action: secretsgen.ActionNone, Rules: []int{12}, Declared: []string{"a", "b", "c", "d"}, ExpiresAt: &later},
-			{ID: list[1], Action: secretsgen.ActionNone, Rules: []int{1}, Declared: []string{"a", "b"}, NeedsHuman: "shared/token has no value, and no generator makes one: fleet secrets set shared/token"},
+			{ID: list[1], Action: secretsgen.ActionNone, Rules: []int{1}, Declared: []string{"a", "b"}, NeedsHuman: "shared/token has no value, and no generator makes one: fleet secrets set shared/token", Hint: "fleet secrets set shared/token"},
 			{ID: list[2], Action: secretsgen.ActionRegenerate, Rules: []int{2, 7}, Why: "new value: it has expired", Declared: []string{"a"}, ExpiresAt: &past},
 			{ID: list[3], Action: secretsgen.ActionNone, Rules: []int{11}, Why: "nothing declares it any more", Owners: []string{"a"}, Notices: []string{"the state has it"}},
 			{ID: list[4], Action: secretsgen.ActionNone, Rules: []int{10}, Declared: []string{"b"}, Notices: []string{"the script changed: fleet secrets accept host/b/key keeps it"}},
@@ -151,20 +151,6 @@ func TestExitCodesOfSecrets(t *testing.T) {
 	}
 	if code := verifyExit(&secretsgen.Verification{Unreachable: problem("")}); code != deploy.ExitHostsFailed {
 		t.Errorf("unreachable hosts: %d", code)
-	}
-}
-
-func TestTheFirstCommandOfASentenceIsFound(t *testing.T) {
-	for sentence, want := range map[string]string{
-		"it has no value: fleet secrets set shared/a":                                                     "fleet secrets set shared/a",
-		"fleet secrets accept shared/a keeps the value, fleet secrets set shared/a gives another":         "fleet secrets accept shared/a",
-		"no key is pinned for it: fleet secrets host-key scan b; or make a new value: fleet secrets sync": "fleet secrets host-key scan b",
-		"declare an owner, or remove it with fleet secrets prune":                                         "fleet secrets prune",
-		"nothing of the kind": "",
-	} {
-		if got := firstCommand(sentence); got != want {
-			t.Errorf("%q: got %q", sentence, got)
-		}
 	}
 }
 

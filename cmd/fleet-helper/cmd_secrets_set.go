@@ -136,10 +136,14 @@ func (o *setOptions) readParts(ctx context.Context, v *vault, id secret.ID, sour
 	if fromInput > 1 && !v.op.env.StdinTerminal {
 		return nil, &cli.UsageError{Err: fmt.Errorf("%d parts cannot all be read from one standard input", fromInput), Remedy: "name files: --part NAME=FILE; or call it on a terminal and type them"}
 	}
+	spec, err := v.spec(ctx, id)
+	if err != nil {
+		return nil, err
+	}
 	for _, s := range sources {
 		var value secret.Plain
 		if s.file == "" {
-			value, err = readNewValue(ctx, v.op.env, v.op.prompter, fmt.Sprintf("value of %s, part %s (not shown):", id, s.part), o.raw)
+			value, err = readNewValue(ctx, v.op.env, v.op.prompter, valueQuestion(id, s.part, spec), o.raw)
 		} else {
 			value, err = readValueFile(s.file)
 		}
@@ -149,6 +153,16 @@ func (o *setOptions) readParts(ctx context.Context, v *vault, id secret.ID, sour
 		values[s.part] = value
 	}
 	return values, nil
+}
+
+// valueQuestion asks for a part; that everybody will be able to read it is said before it is typed.
+func valueQuestion(id secret.ID, part string, spec *plan.Secret) string {
+	if spec != nil {
+		if declared, ok := spec.Parts[part]; ok && !declared.Encrypted {
+			return fmt.Sprintf("value of %s, part %s, which is PUBLIC: it will be in git for everybody to read (not shown):", id, part)
+		}
+	}
+	return fmt.Sprintf("value of %s, part %s (not shown):", id, part)
 }
 
 // readValueFile reads a value from a file, as it is.

@@ -4,23 +4,30 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/pflag"
 
 	"fleet/cmd/fleet-helper/internal/cli"
 	"fleet/secretsgen"
 	"fleet/secretsgen/secret"
+	"fleet/secretsgen/trust"
 )
 
 // changes is the run of a command that changes secrets and reports it.
 func (o *secretsOptions) changes(ctx context.Context, env *cli.Env, change func(context.Context, *vault) (*secretsgen.Report, error)) error {
 	return o.run(ctx, env, func(ctx context.Context, v *vault) (func() error, error) {
 		report, err := change(ctx, v)
-		if err != nil {
-			return nil, err
-		}
-		return func() error { return o.finish(ctx, env, v, report) }, nil
+		return o.reported(ctx, env, v, report, err)
 	})
+}
+
+// reported is what a change ends with. Where it was interrupted, what was finished until then is in the state, and is shown too: it has to be committed.
+func (o *secretsOptions) reported(ctx context.Context, env *cli.Env, v *vault, report *secretsgen.Report, err error) (func() error, error) {
+	if report == nil || err != nil && ctx.Err() == nil {
+		return nil, err
+	}
+	return func() error { return o.finish(ctx, env, v, report) }, nil
 }
 
 func newSecretsSync(g *globals) *cli.Command {
@@ -121,8 +128,8 @@ func newSecretsRotate(g *globals) *cli.Command {
 		Name:    "rotate",
 		Summary: "Make new values of all that a lost or compromised host could read.",
 		Help: `
-That is what the host owns, and what it owned once and has not changed since. Those whose values a person gave are listed: set them anew. Take the host out of
-the fleet, or give it a new key, first: as long as it is an owner, the new values are encrypted for it as well.`,
+That is what the host owns, what it owned once and has not changed since, what was generated on it, and what was made from any of these. Those whose values a person
+gave are listed: set them anew. Take the host out of the fleet, or give it a new key, first: as long as it is an owner, the new values are encrypted for it as well.`,
 		New: func(flags *pflag.FlagSet) cli.RunFunc {
 			o := &regenerateOptions{secretsOptions: secretsOptions{global: g}}
 			o.addFlags(flags)
@@ -148,8 +155,25 @@ func (o *regenerateOptions) rotate(ctx context.Context, env *cli.Env, _ []string
 		if len(ids) == 0 {
 			return &secretsgen.Report{Fleet: v.op.plan.Fleet}, nil
 		}
+		if still, err := v.keepsKey(o.readableBy); err != nil {
+			return nil, err
+		} else if still {
+			v.op.display.Log(fmt.Sprintf("warning: %[1]s is in the fleet with the key that it had: what it owns is encrypted for it again; take it out of the fleet, or give it a new key, and rotate once more", o.readableBy))
+		}
 		return o.remake(ctx, v, ids, func(ctx context.Context, _ []secret.ID) (*secretsgen.Report, error) {
 			return v.engine.Rotate(ctx, o.readableBy)
 		})
 	})
+}
+
+// keepsKey says whether a host of the fleet has a key pinned that its secrets were encrypted to all the time: who has that key reads the new values, too.
+func (v *vault) keepsKey(host string) (bool, error) {
+	if _, ok := v.op.plan.Hosts[host]; !ok {
+		return false, nil
+	}
+	used, err := v.engine.KeysInUse()
+	return slices.ContainsFunc(v.pinsOf(host), func(pin string) bool {
+		fingerprint, err := trust.Fingerprint(pin)
+		return err == nil && slices.Contains(used[host], fingerprint)
+	}), err
 }

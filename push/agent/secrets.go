@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"filippo.io/age"
 
@@ -18,6 +19,9 @@ import (
 	"fleet/secretsgen/seal"
 	"fleet/secretsgen/step"
 )
+
+// manifestFile is where a system has its manifest of secrets.
+const manifestFile = "etc/fleet/secrets.json"
 
 // needRoot refuses what only an agent with root's rights can do.
 func (s *session) needRoot(what string) error {
@@ -79,8 +83,36 @@ func (s *session) stepOptions(req step.Request) (step.Options, error) {
 	return options, nil
 }
 
+// identities reads the host's private keys: the usual ones, and those that the system that runs names, since keys may lie elsewhere
+// (secretIdentities), as where the root file system is not kept.
 func (s *session) identities() ([]age.Identity, error) {
-	return seal.LoadIdentities(s.host.Identities...)
+	files := slices.Clone(s.host.Identities)
+	for _, file := range namedIdentities(filepath.Join(s.host.Run, "current-system", manifestFile)) {
+		if filepath.IsAbs(file) && !slices.Contains(files, file) {
+			files = append(files, file)
+		}
+	}
+	return seal.LoadIdentities(files...)
+}
+
+// maxManifest bounds what is read of a running system's manifest, in bytes.
+const maxManifest = 256 << 20
+
+// namedIdentities are the files that a manifest names. Any version's has them under this name; of one that cannot be read there are none, and the
+// usual ones are left.
+func namedIdentities(name string) []string {
+	f, err := openRegular(name)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	var manifest struct {
+		Identities []string `json:"identities"`
+	}
+	if err := json.NewDecoder(io.LimitReader(f, maxManifest)).Decode(&manifest); err != nil {
+		return nil
+	}
+	return manifest.Identities
 }
 
 // secretsRewrap seals values that the host owns to other keys.
@@ -145,7 +177,7 @@ func (s *session) secretsPreflight(ctx context.Context, req proto.SecretsPreflig
 	report := install.Report{Failed: []install.Failure{}}
 	known := map[string]bool{}
 	for _, dir := range dirs {
-		failed, err := s.checkManifest(ctx, filepath.Join(dir, "etc", "fleet", "secrets.json"))
+		failed, err := s.checkManifest(ctx, filepath.Join(dir, manifestFile))
 		if err != nil {
 			return install.Report{}, err
 		}

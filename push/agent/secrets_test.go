@@ -99,6 +99,40 @@ func TestSecretsNeedRoot(t *testing.T) {
 	}
 }
 
+// TestKeysAreAlsoWhereTheRunningSystemHasThem: with an impermanent root, /etc/ssh is not where the keys are kept.
+func TestKeysAreAlsoWhereTheRunningSystemHasThem(t *testing.T) {
+	host := testHost(t)
+	host.UID = 0
+	file, mine := hostKey(t)
+	host.Identities = []string{filepath.Join(t.TempDir(), "absent")}
+	db := sealed(t, "db", "the value", mine)
+	manifest := filepath.Join(host.Run, "current-system", "etc", "fleet", "secrets.json")
+	for name, test := range map[string]struct {
+		manifest string
+		opens    bool
+	}{
+		"no manifest":          {"", false},
+		"a manifest with keys": {`{"format":1,"identities":["relative","/absent","` + file + `"],"secrets":[]}`, true},
+		"one of a later time":  {`{"format":9,"new":{},"identities":["` + file + `"]}`, true},
+		"a damaged one":        {`{"identities":["` + file, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := os.RemoveAll(filepath.Dir(manifest)); err != nil {
+				t.Fatal(err)
+			}
+			if test.manifest != "" {
+				write(t, manifest, test.manifest)
+			}
+			client, _ := connect(t, host)
+			var value proto.SecretValue
+			err := client.Call(t.Context(), proto.MethodSecretsOpen, db, &value)
+			if opens := err == nil && string(value.Value) == "the value"; opens != test.opens {
+				t.Errorf("got %q, %v", value.Value, err)
+			}
+		})
+	}
+}
+
 func TestAnOwnerSealsOpensAndVerifiesItsSecrets(t *testing.T) {
 	host := testHost(t)
 	host.UID = 0

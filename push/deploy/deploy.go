@@ -41,8 +41,10 @@ type Deployer struct {
 	// "there is no terminal".
 	Secrets   Secrets
 	NoSecrets string
-	Reporter  Reporter
-	Limits    Limits
+	// Leaks, unless nil, looks for private keys in what was built, and warns of them.
+	Leaks    *Leaks
+	Reporter Reporter
+	Limits   Limits
 	// Specialisation returns the store path of a toplevel's specialisation in the local store.
 	// Nil means that none is known before the host says so.
 	Specialisation func(toplevel, name string) (string, error)

@@ -85,6 +85,7 @@ func (h *hostRun) steps() error {
 	if err := h.do(plan.StepBuild, h.build); err != nil {
 		return err
 	}
+	h.warnOfLeaks()
 	h.resolveSpecialisation()
 	switch {
 	case h.request.Action == ActionBuild:

@@ -167,3 +167,15 @@ func TestAPublicPartThatLooksPrivateDoesNotLeaveItsHost(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestWhatAHostSaysIsNotSaidTwice(t *testing.T) {
+	for message, want := range map[string]string{
+		`generate secret "shared/ca": the generator failed with exit status 1`: `generate secret "shared/ca" on "hsm": the generator failed with exit status 1`,
+		"no generator": `generate secret "shared/ca" on "hsm": no generator`,
+	} {
+		err := &HostSecretsError{Host: "hsm", What: `generate secret "shared/ca"`, Answer: &push.AgentError{Message: message}}
+		if err.Error() != want {
+			t.Errorf("got %s", err)
+		}
+	}
+}

@@ -147,7 +147,7 @@ func (h *Hosts) Run(ctx context.Context, host string, request step.Request) (ste
 		timeout = step.DefaultTimeout
 	}
 	var result step.Result
-	err = h.ask(ctx, session, host, "generate "+request.ID.String(), push.SecretsRequest{
+	err = h.ask(ctx, session, host, fmt.Sprintf("generate secret %q", request.ID), push.SecretsRequest{
 		Method: proto.MethodSecretsRun, Params: request, Result: &result,
 		// The agent ends the generator at its own limit, and tells why.
 		Timeout: timeout + time.Minute,
@@ -314,13 +314,13 @@ func (e unreachedError) Is(target error) bool { return target == secretsgen.ErrU
 // HostSecretsError says that a host did not do something for secrets.
 type HostSecretsError struct {
 	Host string
-	// What was to be done, such as "generate shared/ca".
+	// What was to be done, such as `generate secret "shared/ca"`; what the host says may begin with the same.
 	What   string
 	Answer *push.AgentError
 }
 
 func (e *HostSecretsError) Error() string {
-	return fmt.Sprintf("%s on %q: %s", e.What, e.Host, e.Answer.Message)
+	return fmt.Sprintf("%s on %q: %s", e.What, e.Host, strings.TrimPrefix(e.Answer.Message, e.What+": "))
 }
 
 // Unwrap gives the agent's answer.

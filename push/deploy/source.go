@@ -202,7 +202,7 @@ func failures(report *secretsgen.Report) map[string]error {
 			failed[one.ID.String()] = hinted{errors.New(one.Error), one.Hint}
 		case one.NeedsHuman != "":
 			failed[one.ID.String()] = hinted{errors.New(one.NeedsHuman), one.Hint}
-		case len(one.Pending) > 0:
+		case len(one.Pending) > 0 && !one.Done: // else those who have a key got it
 			failed[one.ID.String()] = fmt.Errorf("no key is pinned for %s", strings.Join(one.Pending, ", "))
 		}
 	}

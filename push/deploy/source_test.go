@@ -127,6 +127,7 @@ func TestWhatADeploymentMissesReachesTheEngine(t *testing.T) {
 	e := &engine{report: &secretsgen.Report{
 		Secrets: []secretsgen.Outcome{
 			{ID: id("made"), Done: true},
+			{ID: id("shared"), Done: true, Pending: []string{"new"}},
 			{ID: id("broken"), Error: "exit code 1", Hint: "look at it"},
 			{ID: id("token"), NeedsHuman: "it has no generator", Hint: "fleet secrets set shared/token"},
 			{ID: id("later"), Pending: []string{"new"}},

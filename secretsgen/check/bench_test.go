@@ -49,9 +49,13 @@ func (f *fleet) writeAll(e *state.Entry) {
 func BenchmarkCheckOf10000SealedFiles(b *testing.B) {
 	f := large(b)
 	for b.Loop() {
+		start := time.Now()
 		in := check.Input{Plan: f.plan, Tree: f.load(), Pins: f.pins, Files: os.DirFS(f.folder()), Now: f.now}
 		if got := check.Run(in); len(got) > 0 {
 			b.Fatal(got)
+		}
+		if took := time.Since(start); took > 2*time.Second {
+			b.Errorf("took %v, more than 2 s", took)
 		}
 	}
 }

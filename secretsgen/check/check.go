@@ -50,11 +50,10 @@ type Input struct {
 
 // The remedies that fit most findings.
 const (
-	mendSync     = "fleet secrets sync"
-	mendPrune    = "fleet secrets prune"
-	mendAccept   = "fleet secrets host-key accept "
-	mendScan     = "fleet secrets host-key scan "
-	mendGenerate = "fleet secrets regenerate "
+	mendSync   = "fleet secrets sync"
+	mendPrune  = "fleet secrets prune"
+	mendAccept = "fleet secrets host-key accept "
+	mendScan   = "fleet secrets host-key scan "
 )
 
 // Run returns all findings, sorted: errors first, then by secret and host.
@@ -62,6 +61,7 @@ func Run(in Input) []Finding {
 	c := &checking{Input: in, recipients: map[string][]seal.Recipient{}, hosts: map[string]decide.Host{}, sealed: map[string]place{}}
 	c.checkPins()
 	declared := c.declarations()
+	c.all = declared
 	c.checkDependencies(declared)
 	for _, id := range slices.SortedFunc(maps.Keys(in.Tree.Secrets), byID) {
 		c.entry(id, declared[id])
@@ -97,6 +97,8 @@ type checking struct {
 	recipients map[string][]seal.Recipient
 	// hosts are the keys as decisions see them.
 	hosts map[string]decide.Host
+	// all are the declared secrets.
+	all map[secret.ID]*declaration
 	// sealed is where each ciphertext was seen first.
 	sealed map[string]place
 }
@@ -118,6 +120,14 @@ func (c *checking) warn(f Finding) {
 type declaration struct {
 	spec   plan.Secret
 	owners []string
+}
+
+// another is the command that makes another value of a secret, however it is declared; d may be nil.
+func (d *declaration) another(id secret.ID) string {
+	if d != nil && d.spec.Generator == nil {
+		return "fleet secrets set " + id.String()
+	}
+	return "fleet secrets regenerate " + id.String()
 }
 
 // declarations gathers the declared secrets.

@@ -195,23 +195,23 @@ func TestEveryFindingNamesSecretHostReasonAndRemedy(t *testing.T) {
 			delete(f.pins, "a")
 		}, nil},
 		"keys of another type": {func(f *fleet) { f.pins["c"] = []string{"ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTY="} },
-			[]want{{"", "c", "none of its pinned keys", "host-key scan c", true}}},
+			[]want{{"", "c", "encrypted to none of its pinned keys", "host-key scan c", true}}},
 		"a stray file": {func(f *fleet) { f.write("secrets/shared/leaf/notes.txt", "x"); f.write("secrets/README", "x") },
 			[]want{{"shared/leaf", "a, b", "does not belong here", "remove it", true}, {"", "", "secrets/README in the state is no secret", "remove it", true}}},
 		"a private key as a public part": {func(f *fleet) {
 			f.declare("shared/key", spec("a"), "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
-		}, []want{{"shared/key", "a", "it holds a private key in PEM", "fleet secrets regenerate shared/key", false}, {"shared/key", "", "holds a private key in PEM", "git's history", false}}},
+		}, []want{{"shared/key", "a", "it holds a private key in PEM", "fleet secrets regenerate shared/key", false}, {"shared/key", "a", "in the state holds a private key in PEM", "git's history", false}}},
 		"an identity of age somewhere": {func(f *fleet) { f.write("hosts/notes.txt", "AGE-SECRET-KEY-1XYZ") },
 			[]want{{"", "", "hosts/notes.txt in the state holds an identity of age", "git's history", false}}},
 		"a private key in base64": {func(f *fleet) { f.declare("shared/key", spec("a"), "\x00-----BEGIN PRIVATE KEY-----") },
-			[]want{{"shared/key", "a", "it holds a private key in PEM", "", false}, {"shared/key", "", "holds a private key in PEM", "regenerate", false}}},
+			[]want{{"shared/key", "a", "it holds a private key in PEM", "", false}, {"shared/key", "a", "in the state holds a private key in PEM", "regenerate", false}}},
 		"a private key in generation data": {func(f *fleet) {
 			s := f.plan.SharedSecrets["ca"]
 			s.Generator.Data = json.RawMessage(`{"key":"cache-1:` + strings.Repeat("A", 86) + `=="}`)
 			f.declare("shared/ca", s, "x\n")
 			f.remove("secrets/shared/leaf")
 			delete(f.plan.SharedSecrets, "leaf")
-		}, []want{{"shared/ca", "", "holds a secret key of Nix", "regenerate", false}}},
+		}, []want{{"shared/ca", "a", "holds a secret key of Nix", "regenerate", false}}},
 		"no owners any more": {func(f *fleet) {
 			s := f.plan.SharedSecrets["leaf"]
 			s.Owners = []string{}

@@ -37,7 +37,7 @@ func (c *checking) copied(e *state.Entry, d *declaration, host string) {
 		c.fail(Finding{ID: e.ID, Host: host, Reason: "the host is no owner, and has a copy", Mend: mendSync})
 	case copied.Gen != e.Meta.Gen:
 		c.fail(Finding{ID: e.ID, Host: host, Reason: fmt.Sprintf("its copy is of generation %s, and meta.json is of %s", copied.Gen, e.Meta.Gen),
-			Mend: fmt.Sprintf("%s; where another owner has no copy of %s either: git checkout the folder as it was, or %s%s", mendSync, e.Meta.Gen, mendGenerate, e.ID)})
+			Mend: fmt.Sprintf("%s; where no owner has a copy of that: git checkout the folder as it was, or %s", mendSync, d.another(e.ID))})
 	}
 	i := slices.IndexFunc(c.recipients[host], func(r seal.Recipient) bool { return r.Fingerprint == copied.Key })
 	pinned := len(c.recipients[host]) > 0
@@ -51,7 +51,7 @@ func (c *checking) copied(e *state.Entry, d *declaration, host string) {
 		switch {
 		case err != nil:
 			c.fail(Finding{ID: e.ID, Host: host, Reason: fmt.Sprintf("its part %q is no sealed file, or was cut: %v", part, err),
-				Mend: fmt.Sprintf("where it is plaintext, it is known now: %s%s and remove it from git's history; else: %s", mendGenerate, e.ID, mendSync)})
+				Mend: fmt.Sprintf("where it is plaintext, it is known now: %s; else: %s", d.another(e.ID), mendSync)})
 			continue
 		case i >= 0 && !header.IsFor(c.recipients[host][i]):
 			c.foreign(at, header)
@@ -65,7 +65,7 @@ func (c *checking) copied(e *state.Entry, d *declaration, host string) {
 // foreign is for a file that somebody else can open.
 func (c *checking) foreign(at place, header seal.Header) {
 	c.fail(Finding{ID: at.id, Host: at.host, Reason: fmt.Sprintf("its part %q is not encrypted to the host's pinned key alone: %s", at.part, readers(header)),
-		Mend: fmt.Sprintf("find out in git's history who wrote it; then %s%s", mendGenerate, at.id)})
+		Mend: "find out in git's history who wrote it; then " + c.all[at.id].another(at.id)})
 }
 
 func readers(header seal.Header) string {
@@ -83,5 +83,5 @@ func (c *checking) unique(at place, sealed secret.SealedPart) {
 		return
 	}
 	c.fail(Finding{ID: at.id, Host: at.host, Reason: fmt.Sprintf("its part %q is the same file as part %q of %s for host %s, so it was copied", at.part, first.part, first.id, first.host),
-		Mend: fmt.Sprintf("git checkout the folder as it was, or %s%s", mendGenerate, at.id)})
+		Mend: "git checkout the folder as it was, or " + c.all[at.id].another(at.id)})
 }

@@ -89,7 +89,7 @@ func (c *checking) choose(host string, keys []string) {
 	chosen, err := seal.Choose(keys)
 	if err != nil {
 		if len(keys) > 0 {
-			c.warn(Finding{Host: host, Reason: "none of its pinned keys is one that secrets can be encrypted to, which are ssh-ed25519 and ssh-rsa", Mend: mendScan + host})
+			c.warn(Finding{Host: host, Reason: fmt.Sprintf("secrets can be encrypted to none of its pinned keys, they have to be ssh-ed25519 or ssh-rsa: %v", err), Mend: mendScan + host})
 		}
 		c.hosts[host] = decide.Host{}
 		return

@@ -18,10 +18,7 @@ import (
 
 // public holds public parts against their declared types, and certificates against the expiry that is known of the value.
 func (c *checking) public(e *state.Entry, d *declaration) {
-	mend := mendGenerate + e.ID.String()
-	if d.spec.Generator == nil {
-		mend = "fleet secrets set " + e.ID.String()
-	}
+	mend := d.another(e.ID)
 	var ends []time.Time
 	for _, part := range slices.Sorted(maps.Keys(e.Public)) {
 		declared, ok := d.spec.Parts[part]
@@ -128,8 +125,8 @@ func (c *checking) leak(name string, data []byte) {
 			n = 4
 		}
 		if id, err := secret.ParseID(strings.Join(words[1:min(n, len(words))], "/")); err == nil {
-			f.ID, f.Host = id, hostOf(id, nil)
-			f.Mend = fmt.Sprintf("%s%s, which makes a new value; the old one stays in git's history", mendGenerate, id)
+			f.ID, f.Host = id, hostOf(id, c.all[id])
+			f.Mend = c.all[id].another(id) + ", for a new value; the old one stays in git's history"
 		}
 	}
 	c.fail(f)

@@ -63,12 +63,16 @@ func (c *checking) declared(id secret.ID, d *declaration) {
 	if decision.NeedsHuman != "" {
 		mend = decision.NeedsHuman
 	}
+	waits := len(decision.Pending) == len(d.owners) && len(d.owners) > 0
+	if e == nil && waits && decision.NeedsHuman == "" {
+		return // the value is made once there is a key, which was said
+	}
 	for _, reason := range decision.Reasons {
 		nobody := len(decision.Wrap) == 0 && decision.NeedsHuman != "" // no host can make the copies that are missing
 		if !ofValue(reason.Rule, decision.Regenerate) && !nobody {
 			continue
 		}
-		c.fail(Finding{ID: id, Host: hostOf(id, d), Reason: reason.Text, Mend: mend, Warning: len(decision.Pending) == len(d.owners) && len(d.owners) > 0})
+		c.fail(Finding{ID: id, Host: hostOf(id, d), Reason: reason.Text, Mend: mend, Warning: waits})
 	}
 }
 

@@ -93,11 +93,13 @@ func (c *one) notice(format string, args ...any) {
 	c.d.Notices = append(c.d.Notices, fmt.Sprintf(format, args...))
 }
 
-// human adds to what a person has to do.
-func (c *one) human(format string, args ...any) {
+// human adds to what a person has to do, beginning with a command.
+func (c *one) human(command, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	if c.d.NeedsHuman != "" {
 		text = c.d.NeedsHuman + "; " + text
+	} else {
+		c.d.Command = command
 	}
 	c.d.NeedsHuman = text
 }
@@ -179,7 +181,8 @@ func (c *one) ownerless() {
 	}
 	c.d.Prune = true
 	c.rule(RuleRemoved, "no host owns it any more")
-	c.human("no host owns %s any more: declare an owner, or remove it with fleet secrets prune", c.ID)
+	prune := "fleet secrets prune " + c.ID.String()
+	c.human(prune, "no host owns %s any more: declare an owner; or take its declaration away, then: %s", c.ID, prune)
 }
 
 func (c *one) brokenState() {
@@ -188,13 +191,13 @@ func (c *one) brokenState() {
 		return
 	}
 	c.rule(RuleMissing, "its files in the state are broken")
-	c.human("%v: %s", c.broken, c.broken.Hint())
+	c.human(c.broken.Hint(), "%v: %s", c.broken, c.broken.Hint())
 }
 
 func (c *one) missing() {
 	if c.byPerson() {
 		c.rule(RuleMissing, "it has no value")
-		c.human("%s has no value, and no generator makes one: fleet secrets set %s", c.ID, c.ID)
+		c.human(c.another(), "%s has no value, and no generator makes one: %s", c.ID, c.another())
 		c.d.Pending = c.ownersThat(func(host string) bool { return c.Hosts[host].Key == "" })
 		return
 	}

@@ -91,18 +91,19 @@ func (c *one) unreadable(added, changed, bad []string) {
 	switch {
 	case len(out) > 0:
 		c.sayNone(added, changed, bad)
-		c.human("only %s can open %s, and no key is pinned for it: fleet secrets host-key scan %s; or make a new value: %s", list(out), c.ID, out[0], c.another())
+		scan := "fleet secrets host-key scan " + out[0]
+		c.human(scan, "only %s can open %s, and no key is pinned for it: %s; or make a new value: %s", list(out), c.ID, scan, c.another())
 	case len(changed) > 0 || len(c.copiesThat(func(_ string, state copied) bool { return state == otherKey })) > 0:
 		// The key that could open it is gone, and that was accepted by a person.
 		if c.byPerson() {
 			c.sayNone(added, changed, bad)
-			c.human("no host can open %s any more, its owners have other keys: enter it again with fleet secrets set %s", c.ID, c.ID)
+			c.human(c.another(), "no host can open %s any more, its owners have other keys: enter it again with %s", c.ID, c.another())
 			return
 		}
 		c.renew(RuleKey, "no host can open the old one any more, its owners have other keys")
 	default:
 		c.sayNone(added, changed, bad)
-		c.human("no host can open %s, its files are damaged, of other generations or gone: restore %s from git, or make a new value: %s", c.ID, c.ID, c.another())
+		c.human(c.another(), "no host can open %s, its files are damaged, of other generations or gone: restore %s from git, or make a new value: %s", c.ID, c.ID, c.another())
 	}
 }
 

@@ -85,6 +85,8 @@ type Decision struct {
 	Prune bool
 	// NeedsHuman says what only a person can do, with the command; empty where nothing is.
 	NeedsHuman string
+	// Command is the first thing that the person does, such as "fleet secrets set shared/token"; empty with NeedsHuman.
+	Command string
 	// Pending are the owners without a key, sorted: they get their copies once they have one.
 	Pending []string
 	// Waits are the ids of dependencies that have no value, sorted: they are made first.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -159,6 +160,9 @@ func properties(in decide.Input) error {
 	d := decide.Decide(in)
 	if len(d.Rules) == 0 || d.Why == "" {
 		return fmt.Errorf("it says nothing: %+v", d)
+	}
+	if (d.NeedsHuman == "") != (d.Command == "") || !strings.Contains(d.NeedsHuman, d.Command) {
+		return fmt.Errorf("a person is asked for %q, with the command %q", d.NeedsHuman, d.Command)
 	}
 	for _, host := range d.Wrap {
 		if in.Hosts[host].Key == "" || !contains(in.Owners, host) {

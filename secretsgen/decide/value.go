@@ -31,22 +31,24 @@ func (c *one) newValue() bool {
 			return c.d.Regenerate
 		}
 		c.rule(r, "%s", why)
-		c.human("%s: %s", why, c.remedy(r))
+		command, remedy := c.remedy(r)
+		c.human(command, "%s: %s", why, remedy)
 		return false
 	}
 	return false
 }
 
-// remedy is the command for a value that a person gives.
-func (c *one) remedy(r Rule) string {
+// remedy is the command for a value that a person gives, and the same in words.
+func (c *one) remedy(r Rule) (command, text string) {
 	set := fmt.Sprintf("fleet secrets set %s", c.ID)
 	switch r {
 	case RuleData:
-		return fmt.Sprintf("fleet secrets accept %s keeps the value, %s gives another", c.ID, set)
+		accept := fmt.Sprintf("fleet secrets accept %s", c.ID)
+		return accept, fmt.Sprintf("%s keeps the value, %s gives another", accept, set)
 	case RuleOwners:
-		return fmt.Sprintf("change the value where it is used, and give it with %s", set)
+		return set, fmt.Sprintf("change the value where it is used, and give it with %s", set)
 	}
-	return set
+	return set, set
 }
 
 func (c *one) forced() (Rule, string) {

@@ -72,6 +72,7 @@ func (in *installer) linkCredentials(root *os.Root) error {
 	defer dir.Close()
 	entries, err := fs.ReadDir(dir.FS(), ".")
 	for _, e := range entries {
+		// Also what an installer that was killed has left of a link.
 		target, notLink := dir.Readlink(e.Name())
 		if _, wanted := in.credentials[e.Name()]; notLink == nil && !wanted && isBelow(prefix)(target) {
 			err = errors.Join(err, dir.Remove(e.Name()))
@@ -162,6 +163,9 @@ func (in *installer) unlinkTemplate(at string) error {
 		return nil // where no link can be made, none was
 	}
 	defer dir.Close()
+	if err := removeFresh(dir, path.Base(at)); err != nil {
+		return err
+	}
 	target, err := dir.Readlink(path.Base(at))
 	if err != nil || !in.isOurs(target) {
 		return nil // it is gone, or somebody else's by now
@@ -220,6 +224,9 @@ func isBelow(prefix string) func(string) bool {
 
 // setLink makes a link, or changes one that is ours, by a rename. Anything else of that name stays, and is an error.
 func setLink(dir *os.Root, name, target string, ours func(target string) bool) error {
+	if err := removeFresh(dir, name); err != nil {
+		return err
+	}
 	info, err := dir.Lstat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -238,12 +245,19 @@ func setLink(dir *os.Root, name, target string, ours func(target string) bool) e
 	case !ours(is):
 		return fmt.Errorf("a link to %.200q is there; remove it, or choose another name", is)
 	}
-	fresh := "." + name + freshSuffix
-	if err := dir.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := dir.Symlink(target, freshLink(name)); err != nil {
 		return err
 	}
-	if err := dir.Symlink(target, fresh); err != nil {
+	return dir.Rename(freshLink(name), name)
+}
+
+// freshLink is the name of a link before it takes the place of the one that is there.
+func freshLink(name string) string { return "." + name + freshSuffix }
+
+// removeFresh removes what an installer that was killed has left of a link.
+func removeFresh(dir *os.Root, name string) error {
+	if err := dir.Remove(freshLink(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return dir.Rename(fresh, name)
+	return nil
 }

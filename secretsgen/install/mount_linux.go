@@ -14,7 +14,7 @@ import (
 const minMemory = 64 << 20
 
 // mountMemory makes a folder a file system in memory that is never swapped, and makes one that is already there large enough: for the generation
-// in use, the one before, the one that is written, and as much again.
+// in use, the one that is written, and as much again.
 func mountMemory(folder string, generation uint64) error {
 	size := max(minMemory, 4*generation)
 	mounted, err := isMount(folder)

@@ -26,8 +26,6 @@ type place struct {
 	name string
 	// current is the generation in use; nil where there is none of ours.
 	current *generation
-	// previous is the one that was in use before.
-	previous *generation
 }
 
 // generation is a complete generation.
@@ -52,7 +50,7 @@ func openPlace(root *os.Root, opt Options, size uint64) (*place, error) {
 	if p.base, err = root.OpenRoot(p.folder()); err != nil {
 		return nil, fmt.Errorf("install secrets: %w", err)
 	}
-	if err := p.findGenerations(); err != nil {
+	if err := errors.Join(p.removeFresh(), p.findGenerations()); err != nil {
 		p.close()
 		return nil, fmt.Errorf("install secrets: look for generations in %q: %w", opt.below(p.folder()), err)
 	}
@@ -102,10 +100,8 @@ func ownershipOf(info fs.FileInfo) ownership {
 func fileMode(bits uint32) fs.FileMode { return fs.FileMode(bits) }
 
 func (p *place) close() {
-	for _, g := range []*generation{p.current, p.previous} {
-		if g != nil {
-			g.root.Close()
-		}
+	if p.current != nil {
+		p.current.root.Close()
 	}
 	p.base.Close()
 }
@@ -147,14 +143,11 @@ func (p *place) findGenerations() error {
 	if p.current = p.open(number); p.current == nil {
 		return nil
 	}
-	for _, n := range slices.Backward(list) {
-		switch {
-		case n > number: // begun by an installer that was killed
+	for _, n := range list {
+		if n > number { // begun by an installer that was killed
 			if err := p.base.RemoveAll(generationName(n)); err != nil {
 				return err
 			}
-		case n < number && p.previous == nil:
-			p.previous = p.open(n)
 		}
 	}
 	return nil

@@ -94,26 +94,15 @@ func (p *place) swap(number uint64, r record) error {
 	if err != nil {
 		return fmt.Errorf("install secrets: %w", err)
 	}
-	if p.previous != nil {
-		p.previous.root.Close()
+	if p.current != nil {
+		p.current.root.Close()
 	}
-	p.previous, p.current = p.current, &generation{number, root, r}
+	p.current = &generation{number, root, r}
 	return nil
 }
 
 func (p *place) swapLink(target string) error {
-	fresh := "." + p.name + ".new"
-	switch info, err := p.root.Lstat(fresh); {
-	case err == nil && info.IsDir(): // replaceFolder was interrupted
-		err = p.setAside(fresh)
-		if err != nil {
-			return err
-		}
-	case err == nil:
-		if err := p.root.Remove(fresh); err != nil {
-			return err
-		}
-	}
+	fresh := p.fresh()
 	if err := p.root.Symlink(target, fresh); err != nil {
 		return err
 	}
@@ -123,6 +112,23 @@ func (p *place) swapLink(target string) error {
 		return p.replaceFolder(fresh)
 	}
 	return p.root.Rename(fresh, p.name)
+}
+
+// fresh is the name of the link before it takes the place of the one that is there.
+func (p *place) fresh() string { return "." + p.name + ".new" }
+
+// removeFresh removes what an installer that was killed has left of a swap.
+func (p *place) removeFresh() error {
+	info, err := p.root.Lstat(p.fresh())
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case info.IsDir(): // replaceFolder was interrupted
+		return p.setAside(p.fresh())
+	}
+	return p.root.Remove(p.fresh())
 }
 
 // replaceFolder moves aside what another tool has made in place of the link. It is in /run, so that the next boot is without it.
@@ -148,11 +154,12 @@ func (p *place) setAside(folder string) error {
 	return p.root.Rename(folder, aside)
 }
 
-// prune removes all generations but the one in use and the one before.
+// prune removes all generations but the one in use: in the one before are values that are no longer declared, and files that belong to whom they
+// belonged to before.
 func (p *place) prune() error {
 	list, err := p.numbers()
 	for _, n := range list {
-		if n == p.current.number || p.previous != nil && n == p.previous.number {
+		if n == p.current.number {
 			continue
 		}
 		err = errors.Join(err, p.base.RemoveAll(generationName(n)))

@@ -65,9 +65,11 @@ type Meta struct {
 	Format    int        `json:"format"`
 	Gen       Gen        `json:"gen"`
 	// GenerationData is what the generator was called with, as canonical JSON; empty where it was called with nothing.
-	GenerationData json.RawMessage     `json:"generationData,omitempty"`
-	Origin         Origin              `json:"origin"`
-	Parts          map[string]MetaPart `json:"parts"`
+	GenerationData json.RawMessage `json:"generationData,omitempty"`
+	// MadeOn is the host that the generator ran on, which knows the value, an owner or not; empty for the operator's machine, and for what a person gave.
+	MadeOn string              `json:"madeOn,omitempty"`
+	Origin Origin              `json:"origin"`
+	Parts  map[string]MetaPart `json:"parts"`
 	// Seed identifies a hand-written generator's script; empty for others.
 	Seed string `json:"seed,omitempty"`
 	// Seq counts the values of this secret, from 1.
@@ -150,6 +152,11 @@ func (m *Meta) validate() error {
 	}
 	if m.Origin != Generated && m.Origin != Set {
 		return fmt.Errorf("origin %q is neither %q nor %q", shorten(string(m.Origin)), Generated, Set)
+	}
+	if m.MadeOn != "" {
+		if err := ValidateName(m.MadeOn); err != nil {
+			return fmt.Errorf("madeOn: %w", err)
+		}
 	}
 	if len(m.Parts) == 0 {
 		return errors.New("it has no parts")

@@ -33,7 +33,8 @@ func (e *BrokenError) Stray() bool { return errors.Is(e.Err, errStray) }
 // Hint is the command that mends it.
 func (e *BrokenError) Hint() string {
 	if e.Stray() {
-		return "remove it: git rm -r --force " + e.Path + ", or rm -r " + e.Path + " where git does not know it"
+		path := word(e.Path)
+		return "remove it: git rm -r --force -- " + path + ", or rm -r -- " + path + " where git does not know it"
 	}
 	if e.Conflict() {
 		return fmt.Sprintf("fleet secrets resolve --ours %s, or --theirs: it takes one side's value as a whole", e.ID)
@@ -42,7 +43,19 @@ func (e *BrokenError) Hint() string {
 	if i := strings.Index(folder, e.ID.String()); i >= 0 {
 		folder = folder[:i+len(e.ID.String())]
 	}
-	return fmt.Sprintf("git checkout HEAD -- %s, where the last commit has it right; else: fleet secrets regenerate %s", folder, e.ID)
+	folder = word(folder)
+	return fmt.Sprintf("git checkout HEAD -- %s, where the last commit has it right; else: fleet secrets regenerate %s, or set where a person gives the value", folder, e.ID)
+}
+
+// word is a path as one word of a shell's command: what the state's files are called may come from a merge request, and people copy commands.
+func word(path string) string {
+	plain := strings.IndexFunc(path, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("/._-", r)
+	}) < 0
+	if plain && path != "" {
+		return path
+	}
+	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
 }
 
 // Faults lists what is broken of a secret, in the order in which it was found.

@@ -24,15 +24,18 @@ const (
 	maxAll     = 2_000 << 20 // bytes of everything
 )
 
+// maxTries bounds how often a secret is read again because it was exchanged meanwhile.
+const maxTries = 100
+
 // readSecret reads the files of a secret's folder. Where a writer exchanges the folder meanwhile, it is read again, so that what is
 // returned is of one folder.
 func readSecret(parent *os.Root, name string, left *atomic.Int64) (files content, errs []*BrokenError, err error) {
-	for range 10 {
+	for range maxTries {
 		var root *os.Root
-		if root, err = openFolder(parent, name); err != nil {
-			if _, gone := parent.Lstat(name); gone == nil && errors.Is(err, fs.ErrNotExist) {
-				continue
-			}
+		if root, err = openFolder(parent, name); errors.Is(err, errReplaced) {
+			continue
+		}
+		if err != nil {
 			return nil, nil, err
 		}
 		files, errs, err = gather(root, left)

@@ -73,7 +73,10 @@ func (s *Store) openRoot() (*os.Root, error) {
 	return openFolders(top, s.folder())
 }
 
-// openFolder opens a folder that is no link.
+// errReplaced says that a folder was exchanged while it was opened.
+var errReplaced = errors.New("it was replaced")
+
+// openFolder opens a folder that is no link. The error wraps [errReplaced] where another one takes its place meanwhile.
 func openFolder(parent *os.Root, name string) (*os.Root, error) {
 	info, err := parent.Lstat(name)
 	if err != nil {
@@ -88,7 +91,7 @@ func openFolder(parent *os.Root, name string) (*os.Root, error) {
 	}
 	opened, err := root.Stat(".")
 	if err == nil && !os.SameFile(info, opened) {
-		err = fmt.Errorf("open %q: it was replaced", filepath.Join(parent.Name(), name))
+		err = fmt.Errorf("open %q: %w", filepath.Join(parent.Name(), name), errReplaced)
 	}
 	if err != nil {
 		return nil, errors.Join(err, root.Close())

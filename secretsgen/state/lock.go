@@ -14,17 +14,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxHolder bounds what is read of a lock's file, in bytes.
-const maxHolder = 512
+const (
+	// maxHolder bounds what is read of a lock's file, in bytes.
+	maxHolder = 512
+	// lockWait is how long a lock may take to be given up after its holder was killed: a child that the holder was starting has it, too,
+	// until it runs its own program. lockPause is how often it is tried.
+	lockWait  = 500 * time.Millisecond
+	lockPause = 20 * time.Millisecond
+)
 
 // Lock makes this process the one writer of the fleet's state in the work tree until unlock is called, and mends what a writer that was
-// killed has left. It does not wait: the error is a [*LockedError] where another process has it. The kernel gives the lock up with its process.
+// killed has left. It does not wait for anybody's work: the error is a [*LockedError] where another process has it. The kernel gives the lock up with its process.
 func (s *Store) Lock(ctx context.Context) (unlock func(), err error) {
 	file, err := s.lockFile(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("lock the state: %w", err)
 	}
-	f, err := acquire(file)
+	f, err := acquire(ctx, file)
 	if err != nil {
 		return nil, err
 	}
@@ -59,31 +65,45 @@ func (s *Store) lockFile(ctx context.Context) (string, error) {
 }
 
 // acquire locks a file and writes into it who we are.
-func acquire(file string) (*os.File, error) {
-	for {
-		f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o644)
-		if err != nil {
-			return nil, fmt.Errorf("lock the state: %w", err)
+func acquire(ctx context.Context, file string) (*os.File, error) {
+	for deadline := time.Now().Add(lockWait); ; {
+		f, err := tryLock(file)
+		var locked *LockedError
+		if f != nil || err != nil && (!errors.As(err, &locked) || time.Now().After(deadline)) {
+			return f, err
 		}
-		switch err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
-		case errors.Is(err, unix.EWOULDBLOCK):
-			holder, _ := io.ReadAll(io.LimitReader(f, maxHolder))
-			_ = f.Close()
-			return nil, &LockedError{Holder: printable(string(holder))}
-		case err != nil:
-			_ = f.Close()
-			return nil, fmt.Errorf("lock the state: %w", err)
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("lock the state: %w", ctx.Err())
+		case <-time.After(lockPause):
 		}
-		// The one before us may have removed the file after we opened it: then the lock is of a file that nobody sees.
-		locked, err := f.Stat()
-		seen, errSeen := os.Lstat(file)
-		if err == nil && errSeen == nil && os.SameFile(locked, seen) {
-			_ = f.Truncate(0)
-			_, _ = f.WriteAt([]byte(self()), 0)
-			return f, nil
-		}
-		_ = f.Close()
 	}
+}
+
+// tryLock returns neither a file nor an error where the file was removed after it was opened: then the lock is of one that nobody sees.
+func tryLock(file string) (*os.File, error) {
+	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("lock the state: %w", err)
+	}
+	switch err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		holder, _ := io.ReadAll(io.LimitReader(f, maxHolder))
+		_ = f.Close()
+		return nil, &LockedError{Holder: printable(string(holder))}
+	case err != nil:
+		_ = f.Close()
+		return nil, fmt.Errorf("lock the state: %w", err)
+	}
+	locked, err := f.Stat()
+	seen, errSeen := os.Lstat(file)
+	if err != nil || errSeen != nil || !os.SameFile(locked, seen) {
+		_ = f.Close()
+		return nil, nil
+	}
+	_ = f.Truncate(0)
+	_, _ = f.WriteAt([]byte(self()), 0)
+	return f, nil
 }
 
 func self() string {

@@ -49,7 +49,7 @@ func TestWhatIsWrongWithAGeneratorIsSaid(t *testing.T) {
 		"a name with an escape":         {`echo x > "$out/$(printf '\033[31mred')"`, nil, "cannot be a part"},
 		"too many files":                {`i=0; while [ $i -lt 200 ]; do : > $out/f$i; i=$((i+1)); done`, nil, "more than 67 files"},
 		"too many parts":                {`i=0; while [ $i -lt 65 ]; do echo x > $out/f$i; i=$((i+1)); done`, nil, "65 parts, more than 64"},
-		"no time":                       {`echo x > $out/public; echo tomorrow > $out/expires_at`, nil, `$out/expires_at holds "tomorrow"`},
+		"no time":                       {`echo x > $out/public; echo tomorrow > $out/expires_at`, nil, `$out/expires_at holds a text of 8 bytes, which is no time`},
 		"an unreadable part":            {`echo x | encrypt > $out/secret; chmod 0 $out/secret; exit 0`, nil, "permission denied|"},
 		"an interpreter that is absent": {"", nil, ""},
 	} {

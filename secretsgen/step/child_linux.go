@@ -47,23 +47,11 @@ func Child(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
 	return json.NewEncoder(stdout).Encode(rep)
 }
 
-// forbidCore keeps memory out of core dumps. 1 keeps it from files and from a program that collects dumps alike: core(5) says of 0 only the
-// former. Where the limit is 0 already, as below sudo, it cannot be raised.
-func forbidCore() error {
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_CORE, &limit); err != nil {
-		return err
-	}
-	limit.Max = min(limit.Max, 1)
-	limit.Cur = limit.Max
-	return unix.Setrlimit(unix.RLIMIT_CORE, &limit)
-}
-
 // child does all of the child's work. Its error is one that leaves nothing to report.
 func (j *job) child(ctx context.Context) (rep report, err error) {
 	unix.Umask(0o077)
-	if err := forbidCore(); err != nil {
-		return report{}, fmt.Errorf("forbid core dumps: %w", err)
+	if err := run.ForbidCores(); err != nil {
+		return report{}, err
 	}
 	place, err := j.newPlace()
 	if err != nil {

@@ -38,7 +38,7 @@ func (p *problem) Error() string { return p.text }
 func (p *problem) Hint() string  { return p.remedy }
 
 // interpret decides what the files of $out are. Values share the files' bytes. Errors may hold what a file is called, and of expires_at
-// what is in it.
+// what is in it, where that looks like a time.
 func (r Request) interpret(files map[string]secret.Plain) (made, error) {
 	m := made{parts: map[string]madePart{}}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
@@ -64,10 +64,18 @@ func parseTime(name string, file secret.Plain) (*time.Time, error) {
 	text := strings.TrimSpace(string(file.Bytes()))
 	t, err := time.Parse(time.RFC3339, text)
 	if err != nil {
-		return nil, &problem{fmt.Sprintf("$out/%s holds %.60q, which is no time", name, text), `write it as RFC 3339 has it: date --utc +%Y-%m-%dT%H:%M:%SZ`}
+		return nil, &problem{fmt.Sprintf("$out/%s holds %s, which is no time", name, shownTime(text)), `write it as RFC 3339 has it: date --utc +%Y-%m-%dT%H:%M:%SZ`}
 	}
 	t = t.UTC()
 	return &t, nil
+}
+
+// shownTime is what was to be a time, where it cannot be anything else.
+func shownTime(text string) string {
+	if strings.Trim(text, "0123456789-:+.TZ ") != "" {
+		return fmt.Sprintf("a text of %d bytes", len(text))
+	}
+	return fmt.Sprintf("%.60q", text)
 }
 
 // part decides what one file is.

@@ -11,9 +11,12 @@ import (
 	"fleet/secretsgen/secret"
 )
 
-// smallestRedacted is the length in bytes from which on a value, or a line of one, is taken out of what is shown. Shorter ones would take
-// ordinary words along.
-const smallestRedacted = 8
+// The lengths in bytes from which on a value, and a line of one, are taken out of what is shown: PINs are short. Shorter lines would take ordinary
+// words along.
+const (
+	smallestValue = 4
+	smallestLine  = 8
+)
 
 const redacted = "[redacted]"
 
@@ -27,8 +30,8 @@ type redactor struct {
 // they quote.
 func newRedactor(values []secret.Plain) *redactor {
 	r := &redactor{}
-	add := func(list *[][]byte, text []byte) {
-		if text = bytes.TrimSpace(text); len(text) >= smallestRedacted {
+	add := func(list *[][]byte, text []byte, smallest int) {
+		if text = bytes.TrimSpace(text); len(text) >= smallest {
 			*list = append(*list, text)
 		}
 	}
@@ -39,11 +42,11 @@ func newRedactor(values []secret.Plain) *redactor {
 			[]byte(hex.EncodeToString(value)), []byte(strings.ToUpper(hex.EncodeToString(value))),
 			[]byte(base64.RawStdEncoding.EncodeToString(value)), []byte(base64.RawURLEncoding.EncodeToString(value)),
 		} {
-			add(&r.whole, form)
+			add(&r.whole, form, smallestValue)
 		}
 		for line := range bytes.Lines(value) {
-			add(&r.pieces, line)
-			add(&r.pieces, []byte(run.StripEscapes(string(line))))
+			add(&r.pieces, line, smallestLine)
+			add(&r.pieces, []byte(run.StripEscapes(string(line))), smallestLine)
 		}
 	}
 	r.pieces = append(r.pieces, r.whole...)

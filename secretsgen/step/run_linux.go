@@ -86,7 +86,15 @@ func newJob(req Request, opt Options) (*job, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := &job{Request: req, Inputs: inputs, User: opt.User, Caller: caller(), Project: project, Path: opt.Path, Bubblewrap: cmp.Or(opt.Bubblewrap, "bwrap")}
+	who := caller()
+	if home := homeIn(project, who); home != "" && req.Sandbox != SandboxNone {
+		// A sandbox shows no home, and who can change a generator must not get at one because the flake lies in it.
+		project = ""
+		if opt.Warn != nil {
+			opt.Warn(fmt.Sprintf("the home directory %s lies in the folder of the flake, so generators in a sandbox see neither (no FLEET_PROJECT)", home))
+		}
+	}
+	j := &job{Request: req, Inputs: inputs, User: opt.User, Caller: who, Project: project, Path: opt.Path, Bubblewrap: cmp.Or(opt.Bubblewrap, "bwrap")}
 	switch {
 	case j.Path != "":
 	case opt.User != nil:
@@ -108,6 +116,34 @@ func realProject(dir string) (string, error) {
 		return "", fmt.Errorf("the project's folder: %w", err)
 	}
 	return filepath.Clean(dir), nil
+}
+
+// homeIn is a home directory of the caller that is the project's folder or lies in it; empty where none does.
+func homeIn(project string, who User) string {
+	homes := []string{who.Home}
+	if entry, err := user.LookupId(strconv.Itoa(int(who.UID))); err == nil {
+		homes = append(homes, entry.HomeDir)
+	}
+	for _, home := range homes {
+		if project != "" && filepath.IsAbs(home) && isBelow(resolved(home), resolved(project)) {
+			return home
+		}
+	}
+	return ""
+}
+
+// resolved is a path without links, as far as it exists.
+func resolved(path string) string {
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		return target
+	}
+	return filepath.Clean(path)
+}
+
+// isBelow says whether a path is a folder or in it.
+func isBelow(path, folder string) bool {
+	rel, err := filepath.Rel(folder, path)
+	return err == nil && filepath.IsLocal(rel)
 }
 
 // caller is the user of this process.

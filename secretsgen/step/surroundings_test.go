@@ -80,6 +80,35 @@ environment: FLEET_DEPS FLEET_PROJECT GENERATOR_HELPER_IDENTITIES HOME LC_ALL PA
 	}
 }
 
+// TestASandboxDoesNotShowAHomeThatTheFlakeLiesIn: people keep a flake in their home directory itself.
+func TestASandboxDoesNotShowAHomeThatTheFlakeLiesIn(t *testing.T) {
+	parent := t.TempDir()
+	home := filepath.Join(parent, "alice")
+	link := filepath.Join(t.TempDir(), "link")
+	if err := errors.Join(os.MkdirAll(filepath.Join(home, "flake"), 0o755), os.Symlink(home, link)); err != nil {
+		t.Fatal(err)
+	}
+	overwrite(t, filepath.Join(home, "diary"), "dear diary")
+	overwrite(t, filepath.Join(home, "flake", "file"), "here")
+	t.Setenv("HOME", home)
+	script := `(cat ` + home + `/diary || cat ` + link + `/diary || cat ${FLEET_PROJECT:-/absent}/file || echo nothing) > $out/public 2>/dev/null`
+	for project, want := range map[string]string{home: "nothing\n", parent: "nothing\n", link: "nothing\n", filepath.Join(home, "flake"): "here"} {
+		req, opt := request(t, newOwner(t), script), options(t)
+		opt.Project = project
+		warned := ""
+		opt.Warn = func(text string) { warned += text }
+		if got := said(t, req, opt); got != want || (want == "here") != (warned == "") {
+			t.Errorf("%s: got %q, warned %q", project, got, warned)
+		}
+	}
+	// Who asks for no sandbox gets none.
+	req, opt := request(t, newOwner(t), `cat $FLEET_PROJECT/diary > $out/public`), options(t)
+	req.Sandbox, opt.Project = step.SandboxNone, home
+	if got := said(t, req, opt); got != "dear diary" {
+		t.Errorf("without a sandbox: got %q", got)
+	}
+}
+
 func TestOpensslFindsItsConfigurationInASandbox(t *testing.T) {
 	requireProgram(t, "openssl")
 	req := request(t, newOwner(t), `openssl req -x509 -newkey ed25519 -noenc -subj /CN=test -days 3 -keyout $TMPDIR/key -out $out/public; encrypt < $TMPDIR/key > $out/secret`)
@@ -151,7 +180,9 @@ func TestThePrintedSecretIsNeverShown(t *testing.T) {
 		"in a key that never got so far": `echo "-----BEGIN PRIVATE KEY-----
 correct-horse-battery
 -----END PRIVATE KEY-----" > key.pem; cat key.pem; exit 1`,
-		"in the time it expires": `echo -n correct-horse-battery | encrypt > $out/secret; echo correct-horse-battery > $out/expires_at`,
+		"in a time that was encrypted": `echo -n x-correct-horse | encrypt > $out/secret; echo correct-horse-battery | encrypt > $out/expires_at; echo correct-horse-battery`,
+		"in a time alone":              `echo -n x-correct-horse-x | encrypt > $out/secret; echo correct-horse-battery > $out/expires_at; echo x-correct-horse-x`,
+		"in the time it expires":       `echo -n correct-horse-battery | encrypt > $out/secret; echo correct-horse-battery | tee $out/expires_at`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			req, opt := request(t, o, script), options(t)
@@ -166,6 +197,23 @@ correct-horse-battery
 				t.Errorf("shown:\n%s", text)
 			}
 		})
+	}
+}
+
+// TestAShortSecretIsNotShownEither: PINs are short.
+func TestAShortSecretIsNotShownEither(t *testing.T) {
+	for _, end := range []string{"", "; exit 1"} {
+		req, opt := request(t, newOwner(t), `set -x; pin=274093; echo "it is $pin"; echo -n $pin | encrypt > $out/secret`+end), options(t)
+		var printed []string
+		opt.Reporter = func(line string) { printed = append(printed, line) }
+		_, err := step.Run(t.Context(), req, opt)
+		text := strings.Join(printed, "\n")
+		if err != nil {
+			text += err.Error()
+		}
+		if strings.Contains(text, "274093") || !strings.Contains(text, "it is [redacted]") {
+			t.Errorf("shown:\n%s", text)
+		}
 	}
 }
 

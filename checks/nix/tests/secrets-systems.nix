@@ -241,6 +241,50 @@ lib.concatMapAttrs (
   name: nixpkgs: lib.mapAttrs' (test: lib.nameValuePair "testASystem${test}${name}") (tests nixpkgs)
 ) wholeNixpkgs
 // {
+  testSecretsOfASpecialisationAreTheHosts = {
+    expr =
+      let
+        host =
+          (fleetWith wholeNixpkgs."" {
+            imports = [ withSecrets ];
+            hosts.a.nixos.specialisation.other.configuration = {
+              secrets.new.generator = password;
+              secrets.db.mode = lib.mkForce "0440";
+            };
+          }).hosts.a;
+      in
+      {
+        inherit (host.record.specs) missing;
+        declared = lib.attrNames host.record.specs.secrets;
+        program = host.generators.${x86} ? new;
+        own = lib.attrNames host.nixos.config.secrets;
+        modes = map (configuration: configuration.secrets.db.mode) [
+          host.nixos.config
+          host.nixos.config.specialisation.other.configuration
+        ];
+      };
+    expected = {
+      missing = [ "host/a/new" ];
+      declared = [
+        "db"
+        "new"
+        "password"
+        "wg"
+      ];
+      program = true;
+      own = [
+        "ca.pem"
+        "db"
+        "password"
+        "wg"
+      ];
+      modes = [
+        "0400"
+        "0440"
+      ];
+    };
+  };
+
   testTheKubernetesExampleAsksForItsSecrets = {
     expr =
       let

@@ -42,6 +42,12 @@ in
     }:
     let
       existing = if entry == null then { } else entry.meta.parts;
+      # Their names have to be known even where the file of this one secret is damaged: others are looked at together with it.
+      known =
+        let
+          tried = builtins.tryEval (lib.attrNames existing);
+        in
+        if tried.success then tried.value else [ ];
       declared = if parts == null then { } else parts;
       at = "${folder neededForUsers}/${name}";
 
@@ -99,7 +105,7 @@ in
             "secret"
             "public"
           ]
-          ++ lib.attrNames existing
+          ++ known
           ++ lib.attrNames declared
           ++ lib.filter (part: part != "secretPath") more
         )

@@ -105,6 +105,15 @@ let
     inherit (config.nixpkgs) overlays;
   };
 
+  knownOf = configuration: mapAttrs (_: secret: secret._fleet) configuration.secrets;
+
+  # Old NixOS has no configurations here, but what they are made from.
+  specialisations = lib.filter (configuration: configuration ? system.build.fleetSecrets) (
+    lib.mapAttrsToList (_: entry: entry.configuration or { }) (
+      config.specialisation or { }
+    )
+  );
+
   # By its name alone, a host's own secret is meant before a shared one.
   resolve =
     declarations: name:
@@ -141,9 +150,9 @@ in
     '';
   };
 
-  # What a record says, and what other modules of this folder read.
+  # What a record says, and what other modules of this folder read. A specialisation is a part of the system, so its secrets are, too.
   config.system.build.fleetSecrets = fleetSecrets.summarize {
-    secrets = mapAttrs (_: secret: secret._fleet) config.secrets;
+    secrets = lib.foldl' (known: configuration: knownOf configuration // known) (knownOf config) specialisations;
     system = pkgs.stdenv.hostPlatform.system;
     inherit (config.nixpkgs) overlays;
     inherit (host.nixpkgs) buildUsing;

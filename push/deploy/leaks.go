@@ -1,0 +1,145 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+	"sync"
+
+	"fleet/closure"
+	"fleet/closure/daemon"
+	"fleet/closure/nar"
+	"fleet/closure/storepath"
+	"fleet/evaluator/plan"
+	"fleet/secretsgen/public"
+)
+
+// Leaks looks for private keys in what systems add to the stores of hosts, where every user of a host can read them. What comes from
+// NixOS' own binary cache is left out: it is nobody's configuration, and has keys of tests in it. It is safe for concurrent use; every store path is
+// looked into once, for the first host that has it.
+type Leaks struct {
+	// Source is this machine's store.
+	Source closure.Source
+
+	mu   sync.Mutex
+	seen map[storepath.Path]bool
+}
+
+// Leak is a private key in a store.
+type Leak struct {
+	// File is in the store, Kind is what it holds, such as "a private key in PEM".
+	File, Kind string
+}
+
+// The bounds of what is looked into, in bytes: configuration is small, and so are keys. Copies of folders, as of a whole flake, may be large.
+const (
+	maxLeakPath = 16 << 20
+	maxLeakFile = 1 << 20
+	// ownCache begins the signatures of what NixOS' own binary cache serves.
+	ownCache = "cache.nixos.org-"
+)
+
+// Find looks into the closure of a path. A path that is not in this machine's store, as where a host builds for itself, is not looked into.
+func (l *Leaks) Find(ctx context.Context, root storepath.Path) ([]Leak, error) {
+	graph, err := l.Source.Closure(ctx, root)
+	var invalid *daemon.InvalidPathError
+	switch {
+	case errors.As(err, &invalid):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("look for private keys in %q: %w", root, err)
+	}
+	var leaks []Leak
+	for _, path := range graph.Paths() {
+		info, _ := graph.Info(path)
+		if !isConfiguration(info) || !l.claim(path) {
+			continue
+		}
+		found, err := l.look(ctx, path)
+		if err != nil {
+			return leaks, fmt.Errorf("look for private keys in %q: %w", path, err)
+		}
+		leaks = append(leaks, found...)
+	}
+	return leaks, nil
+}
+
+// isConfiguration says whether a path may be somebody's configuration.
+func isConfiguration(info closure.PathInfo) bool {
+	for _, signature := range info.Signatures {
+		if strings.HasPrefix(signature, ownCache) {
+			return false
+		}
+	}
+	return info.NarSize <= maxLeakPath || info.CA != ""
+}
+
+// claim says whether nobody has looked into a path yet.
+func (l *Leaks) claim(path storepath.Path) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.seen == nil {
+		l.seen = map[storepath.Path]bool{}
+	}
+	first := !l.seen[path]
+	l.seen[path] = true
+	return first
+}
+
+// look reads one path.
+func (l *Leaks) look(ctx context.Context, path storepath.Path) ([]Leak, error) {
+	read, write := io.Pipe()
+	go func() { write.CloseWithError(l.Source.NAR(ctx, path, write)) }()
+	defer read.Close()
+	found := &leakReader{root: path.String()}
+	err := nar.Parse(read, found)
+	return found.leaks, err
+}
+
+// leakReader looks into the files of a path.
+type leakReader struct {
+	root  string
+	leaks []Leak
+}
+
+// Directory implements [nar.Handler].
+func (*leakReader) Directory(string) error { return nil }
+
+// Symlink implements [nar.Handler].
+func (*leakReader) Symlink(string, string) error { return nil }
+
+// File implements [nar.Handler].
+func (r *leakReader) File(name string, _ bool, size uint64, contents io.Reader) error {
+	if size > maxLeakFile {
+		return nil
+	}
+	data := make([]byte, size)
+	defer clear(data)
+	if _, err := io.ReadFull(contents, data); err != nil {
+		return err
+	}
+	if kind := public.WholePrivateKey(data); kind != "" {
+		r.leaks = append(r.leaks, Leak{File: path.Join(r.root, name), Kind: kind})
+	}
+	return nil
+}
+
+// warnOfLeaks says which private keys the host's system would have every user of the host read. It stops nothing: a key may be one for a test.
+func (h *hostRun) warnOfLeaks() {
+	if h.Leaks == nil {
+		return
+	}
+	leaks, err := h.Leaks.Find(h.work, h.toplevel)
+	if err != nil && h.work.Err() == nil {
+		h.emit(plan.Event{Kind: plan.EventWarning, Message: err.Error()})
+	}
+	for _, leak := range leaks {
+		h.emit(plan.Event{
+			Kind: plan.EventWarning, Message: fmt.Sprintf("%s holds %s: it is in the system, and every user of the host can read the store", leak.File, leak.Kind),
+			Hint: "declare it as a secret, and use its path or a template; then make another key, since this one stays where it was",
+		})
+	}
+}
