@@ -66,12 +66,18 @@ func TestGuardThatIsKilled(t *testing.T) {
 		}
 	}
 	f.try(
-		trial{fault: "the guard is killed during the activation", want: []ending{endNew}, with: hostSpec{SlowSeconds: 2}, during: at("", switching)},
+		trial{fault: "the guard is killed during the activation", want: []ending{endNew}, with: hostSpec{SlowSeconds: 2}, during: func(i *incident) {
+			i.reach(switching)
+			// Before that, nothing was activated, and the next guard goes back.
+			waitFor(i.t, "the worker", func() bool { return processes(i.t, i.h, "[s]witch-to-configuration test") > 0 })
+			i.sh(kill)
+		}},
+		trial{fault: "the guard is killed as soon as the activation begins", want: []ending{endNew, endOld}, during: at("", switching)},
 		trial{fault: "the guard is killed while health is looked at", want: []ending{endNew}, guard: map[string]any{"soak": 2}, during: at("", judging)},
 		trial{fault: "the guard is killed while the confirmation is waited for", want: []ending{endNew}, during: at("", awaitConfirm)},
 		trial{fault: "the guard is killed during the commit", want: []ending{endNew}, during: at("boot sleep 2", committing)},
 		trial{fault: "the guard is killed during the rollback", want: []ending{endOld}, code: 4, with: hostSpec{UnitFails: true}, during: at("test sleep 1", rollingBack)},
-		trial{fault: "the guard is killed every 200 ms, 20 times", want: []ending{endNew}, with: hostSpec{SlowSeconds: 3}, during: func(i *incident) {
+		trial{fault: "the guard is killed every 200 ms, 20 times", want: []ending{endNew, endOld}, with: hostSpec{SlowSeconds: 3}, during: func(i *incident) {
 			i.reach(switching)
 			i.sh("for n in $(seq 20); do " + kill + " 2>/dev/null || true; sleep 0.2; done")
 		}},
