@@ -75,7 +75,7 @@ func TestGuardWhereTheNewSystemLetsNobodyIn(t *testing.T) {
 		trial{fault: "the new firewall cuts the operator off", want: old, code: 4, with: hostSpec{Modules: []string{"operator-cut"}}},
 		trial{
 			fault: "the new firewall cuts the operator off, and there is a vantage", want: []ending{endNew}, says: []string{vantage.Name}, others: map[string]hostSpec{vantage.Name: {}},
-			with: hostSpec{Modules: []string{"operator-cut"}}, guard: map[string]any{"vantages": []string{vantage.Name}, "confirmTimeout": 20},
+			with: hostSpec{Modules: []string{"operator-cut"}}, guard: map[string]any{"vantages": []string{vantage.Name}, "confirmTimeout": 60},
 			undo: "systemctl stop cluster-firewall",
 		},
 	)

@@ -177,7 +177,7 @@ func TestGuardOfAHostsVeryFirstDeployment(t *testing.T) {
 	h := boot(t, "guardfirst", labSpec(".62", ""))
 	spec := hostSpec{Content: "first", Deploy: map[string]any{"address": h.Spec.Address, "guard": quick()}, UnitFails: true}
 	p := newProject(t, map[string]hostSpec{h.Name: spec})
-	p.deploy("switch").want(3, "cluster-test.service", string(endLeft))
+	p.deploy("switch").want(3, "cluster-test.service", "runs new, boots old", "none to go back to")
 	spec.UnitFails = false
 	p.write(map[string]hostSpec{h.Name: spec})
 	p.deploy("switch").want(0, string(endNew))

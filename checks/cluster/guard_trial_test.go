@@ -112,7 +112,7 @@ func fieldOn(t *testing.T, h *lab.Host) *field {
 // boot makes sure that the host was booted by its boot loader, as every host in real life: a rollback may then reboot it.
 func (f *field) boot() {
 	f.t.Helper()
-	if on(f.t, f.host, "readlink -f /run/booted-system || true") != "" {
+	if on(f.t, f.host, "readlink -e /run/booted-system || true") != "" {
 		return
 	}
 	if err := f.host.Reboot(f.t.Context()); err != nil {
