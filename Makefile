@@ -4,7 +4,7 @@ VERSION := $(shell cat VERSION)
 GO_FILES := $(shell git ls-files --cached --others --exclude-standard '*.go' 2>/dev/null) go.mod go.sum VERSION
 TESTBED := bin/testbed -repo .
 
-.PHONY: build setup demo demo-down check check-lint check-go check-race check-nix check-cluster check-vm bench fuzz clean
+.PHONY: build setup demo demo-down check check-lint check-go check-race check-nix check-cluster check-vm bench soak fuzz clean
 
 build: bin/fleet-helper
 
@@ -55,6 +55,11 @@ bench: setup build
 	go test -tags cluster,bench -count=1 -timeout 10m -v -run SixteenHosts ./checks/cluster
 	go test -run '^$$' -benchtime 3x -bench 'Status1000|CheckOf10000SealedFiles|Install200Secrets' ./secretsgen ./secretsgen/check ./secretsgen/install
 	go test -run '^$$' -benchtime 1x -bench Sync200 ./secretsgen
+
+# Random faults in N deployments to hosts of the testbed, and the table of how they ended; UPDATE=1 keeps it in docs/reliability.md.
+N ?= 60
+soak: setup build
+	go test -tags cluster,soak -count=1 -timeout 12h -v -run '^TestSoak$$' ./checks/cluster -soak.n=$(N) -update-reliability=$(if $(UPDATE),true,false)
 
 # Every fuzz test for FUZZTIME (10s).
 fuzz:

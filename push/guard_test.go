@@ -11,7 +11,6 @@ import (
 
 	"fleet/closure/storepath"
 	"fleet/push/proto"
-	"fleet/push/transport"
 )
 
 // system adds a system that can be activated, and that differs from others by its name.
@@ -164,15 +163,6 @@ func TestAConfirmationOverTheSystemsSSH(t *testing.T) {
 	h, s := l.guardedHost(t, "free")
 	spec := h.spec("free")
 	spec.Transport = "openssh"
-	h.confirm(t, s, spec)
-}
-
-func TestAConfirmationOnThisMachine(t *testing.T) {
-	l := newLab(t)
-	h := &guardedHost{old: l.system(t, "old"), new: l.system(t, "new")}
-	spec := HostSpec{Target: transport.Target{Host: "here", Address: "local"}, System: system()}
-	s := connect(t, l.connector(), spec)
-	command(t, "ln", "-sfn", h.old.String(), "/run/current-system")
 	h.confirm(t, s, spec)
 }
 

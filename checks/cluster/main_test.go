@@ -77,6 +77,10 @@ func run(m *testing.M) int {
 	defer shared.release()
 	fmt.Fprintf(os.Stderr, "cluster: %d hosts and an operator's machine are up after %s\n", len(standing), time.Since(start).Round(time.Second))
 	code := m.Run()
+	if err := results.report(os.Stderr); err != nil {
+		fmt.Fprintln(os.Stderr, "cluster:", err)
+		code = 1
+	}
 	if err := shared.lab.Down(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, "cluster:", err)
 		return 1

@@ -28,6 +28,8 @@ type hostSpec struct {
 	// Pieces is how many small paths there are beside the ballast.
 	Pieces         int    `json:"pieces,omitempty"`
 	Specialisation string `json:"specialisation,omitempty"`
+	// Modules are names of files in testdata/flake/modules: what a configuration can have that breaks its host.
+	Modules []string `json:"modules,omitempty"`
 }
 
 // project is a flake on an operator's machine.

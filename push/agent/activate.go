@@ -280,7 +280,6 @@ func (h *Host) free() error {
 // startGuard starts the guard of a transaction that was prepared, and returns when it stands. Where it does not, there is no transaction.
 func (s *session) startGuard(ctx context.Context, txn string) (proto.BeginResult, error) {
 	h := s.host
-	h.armBackstop(ctx, txn)
 	err := h.ensureGuard(ctx, txn)
 	if err == nil {
 		err = h.awaitGuard(ctx, txn)

@@ -33,17 +33,22 @@ boot)
 	mkdir -p $loader/entries BOOT/EFI
 	: >$loader/oneshot-by-file
 	echo kernel >BOOT/EFI/kernel
-	rm -f $loader/entries/*.conf
 	default=none
+	names=
 	for link in VAR/profiles/system-profiles/*-link VAR/profiles/system-*-link; do
 		[ -L "$link" ] || continue
 		top=$(readlink "$link")
 		name=$(basename "$link")
-		printf 'title NixOS\nsort-key nixos\nversion %s\nlinux /EFI/kernel\noptions init=%s/init\n' "$name" "$top" >$loader/entries/nixos-$name.conf
+		printf 'title NixOS\nsort-key nixos\nversion %s\nlinux /EFI/kernel\noptions init=%s/init\n' "$name" "$top" >$loader/entries/new
+		mv $loader/entries/new $loader/entries/nixos-$name.conf
+		names="$names nixos-$name.conf"
 		[ "$top" != "$me" ] || default=nixos-$name.conf
 	done
 	echo "default $default" >$loader/loader.conf.new
-	mv $loader/loader.conf.new $loader/loader.conf ;;
+	mv $loader/loader.conf.new $loader/loader.conf
+	for entry in $loader/entries/*.conf; do
+		case $names in *"$(basename $entry)"*) ;; *) rm -f $entry ;; esac
+	done ;;
 esac
 exit $code
 `

@@ -126,6 +126,11 @@ func (g *guardian) heed(req guardRequest, peer *unix.Ucred) *proto.Error {
 		if peer.Uid != 0 && int(peer.Uid) != g.host.UID {
 			return proto.Errorf(proto.CodeForbidden, "only root may abort")
 		}
+		if g.phase() == guard.RollbackFailed {
+			// It waits until it tries again: that may be now.
+			g.handle(guard.Event{Kind: guard.Tick, Now: g.state().Deadline})
+			return nil
+		}
 		before := g.journal.last.Seq
 		g.handle(guard.Event{Kind: guard.Abort, Detail: "aborted by " + oneLine(req.Abort)})
 		if g.journal.last.Seq == before && !g.state().Phase.Ended() {

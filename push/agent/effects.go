@@ -205,11 +205,11 @@ func (g *guardian) finish() {
 	e.Seen, e.NeedsReboot = g.host.seen(), g.host.needsReboot(e.State)
 	e.Finished = true
 	g.host.dropRoots(g.txn())
-	_ = g.host.Units.Stop(g.ctx, backstopTimer(g.txn())) // it would find nothing to do
 	_ = os.Remove(g.file(nonceName))
 	if err := g.record(e, false); err != nil {
 		g.say("the journal cannot be written: %v", err)
 	}
+	_ = g.host.Units.Stop(g.ctx, backstopTimer(g.txn())) // it would find nothing to do
 }
 
 // drain takes the host out of use before anything is begun.

@@ -49,8 +49,10 @@ type guardian struct {
 	compared switchLock
 	// nonce is what a confirmation has to name; empty while none is taken.
 	nonce string
-	ctx   context.Context
-	wg    sync.WaitGroup
+	// patience is how long a switch and its judgement may take.
+	patience time.Duration
+	ctx      context.Context
+	wg       sync.WaitGroup
 }
 
 // happening is an event on its way to the state machine.
@@ -74,6 +76,9 @@ type task struct {
 func RunGuard(ctx context.Context, host *Host, txn string) error {
 	if !txnForm().MatchString(txn) {
 		return fmt.Errorf("guard: %.60q is no transaction", txn)
+	}
+	if _, err := os.Lstat(host.journalPath(txn)); errors.Is(err, fs.ErrNotExist) {
+		return nil // it was withdrawn
 	}
 	if err := host.makeTxnDir(txn); err != nil {
 		return err
@@ -123,6 +128,8 @@ func (g *guardian) guard(ctx context.Context) error {
 	defer g.wg.Wait()
 	defer cancel()
 	defer listener.Close()
+	g.patience = g.state().Policy.Switch + g.state().Policy.Judge
+	g.wg.Go(g.armBackstop)
 	g.wg.Go(func() { g.serve(listener) })
 	g.wg.Go(g.watchEmergency)
 	return g.run()
@@ -209,7 +216,7 @@ func (g *guardian) take(h happening) {
 
 // handle is one step: decide, write down, do.
 func (g *guardian) handle(e guard.Event) {
-	e.Now = guard.Boottime(sinceBoot())
+	e.Now = max(e.Now, guard.Boottime(sinceBoot()))
 	before := g.journal.last
 	next, effects := guard.Step(before.State, e)
 	if next == before.State && len(effects) == 0 {

@@ -67,21 +67,14 @@ func (h *Host) ensureGuard(ctx context.Context, txn string) error {
 	return err
 }
 
-// armBackstop has somebody look after the transaction should have ended, for the case that its guard is gone. It is a second line: the first one is that
+// armBackstop has somebody look after the transaction should have ended, for the case that its guard is gone then. It is a second line: the first one is that
 // the guard is started again.
-func (h *Host) armBackstop(ctx context.Context, txn string) {
-	_, e, err := h.readTxn(txn)
-	if err != nil {
-		return
-	}
-	p := e.State.Policy
-	unit := h.guardProcess(backstopUnit(txn), txn, h.Helper)
-	unit.Once = p.Switch + p.Judge + max(p.Confirm, p.BootConfirm) + backstopExtra
-	if err := h.Units.Start(ctx, unit); err == nil {
-		return
-	} else if log, logErr := h.openLog(txn); logErr == nil {
-		log.say("no timer stands behind the guard: %v", err)
-		_ = log.file.Close()
+func (g *guardian) armBackstop() {
+	p := g.opening().Policy
+	unit := g.host.guardProcess(backstopUnit(g.txn()), g.txn(), g.opening().Helper)
+	unit.Once = g.patience + max(seconds(p.ConfirmSeconds), seconds(p.BootConfirmSeconds)) + backstopExtra
+	if err := g.host.Units.Start(g.ctx, unit); err != nil && !unitExists(err) && g.ctx.Err() == nil {
+		g.say("no timer stands behind the guard: %v", err)
 	}
 }
 

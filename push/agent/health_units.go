@@ -126,6 +126,9 @@ func countTimes(n uint32) string {
 	return fmt.Sprintf("%d times", n)
 }
 
+// reactivation is the target by which switch-to-configuration restarts units that come before all others (nixpkgs, switch-to-configuration-ng).
+const reactivation = "sysinit-reactivation.target"
+
 // missed says whether a unit that does not run any more is missed, and if not, why.
 func missed(name string, f unitFacts, tree unitTree, now sight) (yes bool, why string) {
 	up := func(names []string) bool {
@@ -139,6 +142,8 @@ func missed(name string, f unitFacts, tree unitTree, now sight) (yes bool, why s
 		return false, "the system does not have it"
 	case tree.manual(name, f):
 		return false, "only a person starts it"
+	case name == reactivation:
+		return false, "it is started by switch-to-configuration alone, and never by a boot"
 	case f.OnlyWhileNeeded:
 		return false, "it stops when nothing needs it"
 	case strings.HasSuffix(name, ".target") && f.NoManualStart:

@@ -159,6 +159,7 @@ func testHost(t *testing.T) *Host {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(base) })
+	t.Cleanup(func() { killProcesses(t, &Host{Run: filepath.Join(base, "run")}, "") })
 	p := places{
 		Run: filepath.Join(base, "run"), NixVar: filepath.Join(base, "var"), Boot: []string{filepath.Join(base, "boot")},
 		EFIVars: filepath.Join(base, "efi"), BootID: filepath.Join(base, "boot_id"),

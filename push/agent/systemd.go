@@ -242,6 +242,12 @@ func noSuchUnit(err error) bool {
 	return ok && e.Name == "org.freedesktop.systemd1.NoSuchUnit"
 }
 
+// unitExists knows systemd's name for a unit that is there already.
+func unitExists(err error) bool {
+	e, ok := errors.AsType[godbus.Error](err)
+	return ok && e.Name == "org.freedesktop.systemd1.UnitExists"
+}
+
 // Failed lists failed units, and those that wait for another restart.
 func (SystemdUnits) Failed(ctx context.Context) ([]string, error) {
 	var names []string

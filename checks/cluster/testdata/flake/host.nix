@@ -2,6 +2,8 @@
 host:
 { lib, pkgs, ... }:
 {
+  imports = map (name: ./modules + "/${name}.nix") (host.modules or [ ]);
+
   boot.loader.systemd-boot.enable = true;
   fileSystems."/" = {
     device = "/dev/disk/by-label/root";

@@ -191,7 +191,7 @@ func firstLine(s string) string {
 // HostText is the result of one host on its own, where a table would say little.
 func HostText(h deploy.HostReport) string {
 	var b strings.Builder
-	if h.Outcome.Success() {
+	if h.Outcome.Success() || h.Verdict != "" {
 		fmt.Fprintf(&b, "%s: %s", text.Line(h.Host), resultText(h))
 		if h.Generation > 0 {
 			fmt.Fprintf(&b, ", generation %d", h.Generation)

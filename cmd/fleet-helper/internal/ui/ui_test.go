@@ -389,3 +389,32 @@ func TestTheDisplayFitsTheOutput(t *testing.T) {
 		t.Error("--json wins")
 	}
 }
+
+func TestHowSafeAHostIsStandsBesideItsOutcome(t *testing.T) {
+	for _, test := range []struct {
+		report deploy.HostReport
+		want   string
+	}{
+		{deploy.HostReport{Host: "a", Outcome: deploy.OutcomeSwitched, Verdict: deploy.VerdictPersistent, Generation: 3}, "a: switched (new, confirmed, persistent), generation 3\n"},
+		{deploy.HostReport{Host: "a", Outcome: deploy.OutcomeStaged, Verdict: deploy.VerdictNextBoot, Notices: []string{"a rollback cannot\x1b[31m reboot"}},
+			"a: staged (old, and new from the next boot on if that goes well)\n\na: note: a rollback cannot reboot\n"},
+		{deploy.HostReport{Host: "a", Outcome: deploy.OutcomeRolledBack, Verdict: deploy.VerdictOld, Err: &deploy.HostError{Host: "a", Step: plan.StepActivate, Err: errors.New("boom")}},
+			"a: rolled-back (old, verified)\n\na: activate rolled-back\n  boom\n"},
+	} {
+		if diff := cmp.Diff(test.want, HostText(test.report)); diff != "" {
+			t.Error(diff)
+		}
+	}
+	table := Summary(&deploy.Report{Hosts: []deploy.HostReport{
+		{Host: "a", Outcome: deploy.OutcomeRolledBack, Verdict: deploy.VerdictOld},
+		{Host: "b", Outcome: deploy.OutcomeFailed, Verdict: deploy.VerdictRetrying, RunsNewBootsOld: true},
+		{Host: "c", Outcome: deploy.OutcomeFailed, Verdict: deploy.VerdictLeft, RunsNewBootsOld: true},
+	}}, "fleet attach", style{}, 0)
+	for _, want := range []string{
+		"rolled-back (old, verified)", "failed (failed, the old system does not stand yet, the host still tries)", "failed, runs new, boots old", "1 rolled-back, 2 failed",
+	} {
+		if !strings.Contains(table, want) {
+			t.Errorf("%q is missing in:\n%s", want, table)
+		}
+	}
+}

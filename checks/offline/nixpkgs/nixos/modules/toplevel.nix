@@ -18,6 +18,12 @@ let
     "org.nixos.specialisation.v1" = { };
   };
 
+  # All systems share it, as those of one nixpkgs do.
+  linux = pkgs.runCommand "linux-stand-in" { } ''
+    mkdir -p "$out/modules"
+    for each in kernel initrd; do echo "placeholder: the testbed has no $each of its own" > "$out/$each"; done
+  '';
+
   toplevel = pkgs.runCommand "nixos-system-${config.system.name}-${label}"
     { passAsFile = [ "bootspec" ]; bootspec = builtins.toJSON bootspec; extraDependencies = map toString config.system.extraDependencies; } ''
     mkdir -p "$out/bin" "$out/specialisation"
@@ -33,8 +39,8 @@ let
     ln -s ${config.system.build.etc}/etc "$out/etc"
     ln -s ${config.system.path} "$out/sw"
     ln -s /usr "$out/systemd"
-    for each in kernel initrd; do echo "placeholder: the testbed has no $each of its own" > "$out/$each"; done
-    mkdir "$out/kernel-modules"
+    for each in kernel initrd; do ln -s ${linux}/$each "$out/$each"; done
+    ln -s ${linux}/modules "$out/kernel-modules"
     printf %s ${escapeShellArg (toString config.boot.kernelParams)} > "$out/kernel-params"
     printf %s ${escapeShellArg label} > "$out/nixos-version"
     printf %s ${escapeShellArg platform} > "$out/system"

@@ -1,0 +1,4 @@
+# sshd answers, and lets root in no more.
+{
+  services.openssh.settings.PermitRootLogin = "no";
+}

@@ -1,0 +1,5 @@
+# Nobody listens for SSH any more.
+{ lib, ... }:
+{
+  services.openssh.enable = lib.mkForce false;
+}
