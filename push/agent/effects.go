@@ -202,6 +202,11 @@ func (g *guardian) finish() {
 			e.Notices = append(e.Notices, clip("undrain: "+oneLine(err.Error())))
 		}
 	}
+	if e.State.Phase == guard.Committed || e.State.Phase == guard.Tested {
+		if err := g.host.dropSecrets(g.ctx, e.State.Target); err != nil {
+			e.Notices = append(e.Notices, clip("take away the secrets that are declared no more: "+oneLine(err.Error())))
+		}
+	}
 	e.Seen, e.NeedsReboot = g.host.seen(), g.host.needsReboot(e.State)
 	e.Finished = true
 	g.host.dropRoots(g.txn())

@@ -54,6 +54,26 @@ func TestSecretsAreWhereAndWhoseTheyShouldBe(t *testing.T) {
 	}
 }
 
+func TestWhatASystemWithoutSecretsLeavesIsCleared(t *testing.T) {
+	requireRoot(t)
+	b := newBench(t)
+	s := b.secret("db", "hunter2")
+	s.Credentials = map[string]string{"db": "secret"}
+	b.m.Secrets = []Secret{s}
+	b.good()
+	b.must(Clear(t.Context(), b.options()))
+	for _, gone := range []string{"run/secrets/db", "run/secrets.d/1", "run/credstore/db"} {
+		if _, err := os.Lstat(b.path(gone)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is still there: %v", gone, err)
+		}
+	}
+	again := newBench(t)
+	again.must(Clear(t.Context(), again.options()))
+	if _, err := os.Lstat(again.path("run/secrets.d")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("clearing nothing has made a folder: %v", err)
+	}
+}
+
 func TestARerunChangesNothing(t *testing.T) {
 	requireRoot(t)
 	b := newBench(t)
