@@ -1,5 +1,7 @@
 package delta
 
+import "math/bits"
+
 const (
 	// minRun is how many equal bytes show that an alignment is right again, without a look into the index.
 	minRun = 32
@@ -253,10 +255,10 @@ func (m *matcher) region(data []byte, pos int64) error {
 	return nil
 }
 
-// grow returns data with length n, with undefined contents.
+// grow returns data with length n, with undefined contents. It grows by doubling.
 func grow(data []byte, n int) []byte {
 	if cap(data) < n {
-		return make([]byte, n)
+		return make([]byte, n, 1<<bits.Len(uint(n-1)))
 	}
 	return data[:n]
 }
