@@ -265,6 +265,21 @@ func TestEncodeRefuses(t *testing.T) {
 	}
 }
 
+// TestTablesAreEncodedInTime has records that look alike, where any alignment explains much of everything.
+func TestTablesAreEncodedInTime(t *testing.T) {
+	r := rand.New(rand.NewPCG(14, 14))
+	table := func(n int) []byte {
+		var data []byte
+		for i := range n {
+			data = append(data, "\x00\x00\x00\x00symbol\x00\x00\x12\x00\x0e\x00"...)
+			data = append(data, byte(r.IntN(4)), byte(i), 0, 0, 0, byte(r.IntN(3)), 0, 0)
+		}
+		return data
+	}
+	roundTrip(t, example{base: table(80_000), target: table(80_000)}, Options{})
+	roundTrip(t, example{base: bytes.Repeat([]byte("abcdefg"), 300_000), target: bytes.Repeat([]byte("abcdefgabcdefx"), 150_000)}, Options{Level: LevelBest})
+}
+
 // shortBase is shorter than it says.
 type shortBase struct{}
 

@@ -10,6 +10,9 @@ const (
 	maxGap = 64
 	// minGain is how many bytes more a new alignment must explain than the current one: what an instruction costs.
 	minGain = 6
+	// maxBackward is how far a new alignment reaches back. Where many explain the same bytes, as in tables, each
+	// would look at all that the ones before it did.
+	maxBackward = 16 << 10
 )
 
 // matcher finds out how a target is made from a base, in the manner of bsdiff: it follows an alignment of both
@@ -37,16 +40,20 @@ func (m *matcher) reset(base Base, refs *Refs) {
 // describe writes instructions for a piece of the target.
 func (m *matcher) describe(data []byte) error {
 	p, exact, retry := 0, 0, 0
+	// align describes what lies before p, and goes on with p at another position.
+	align := func(next int64) error {
+		n, err := m.commit(data[:p], next)
+		data, p, retry = data[n:], p-n, 0
+		return err
+	}
 	for p < len(data) && m.base.err == nil {
 		pos := m.pos + int64(p)
 		if run := m.base.match(data[p:], pos); run >= minRun || p+run == len(data) {
 			if p-exact > maxGap {
 				// The alignment is right again after a gap that is not worth following.
-				n, err := m.commit(data[:p], pos)
-				if err != nil {
+				if err := align(pos); err != nil {
 					return err
 				}
-				data, p, retry = data[n:], p-n, 0
 			}
 			p += run
 			exact = p
@@ -70,11 +77,9 @@ func (m *matcher) describe(data []byte) error {
 			p += max(1, length-gram)
 			continue
 		}
-		n, err := m.commit(data[:p], found)
-		if err != nil {
+		if err := align(found); err != nil {
 			return err
 		}
-		data, p, retry = data[n:], p-n, 0
 		p += length
 		exact = p
 	}
@@ -195,7 +200,7 @@ func (m *matcher) forward(data []byte) int {
 func (m *matcher) backward(data []byte, next int64) int {
 	const step = 256
 	score, best, length := 0, 0, 0
-	limit := int(min(int64(len(data)), next))
+	limit := int(min(int64(len(data)), next, maxBackward))
 	for n := 0; n < limit; {
 		size := min(step, limit-n)
 		m.old = grow(m.old, size)
