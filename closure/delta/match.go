@@ -10,9 +10,10 @@ const (
 	maxGap = 64
 	// minGain is how many bytes more a new alignment must explain than the current one: what an instruction costs.
 	minGain = 6
-	// maxBackward is how far a new alignment reaches back. Where many explain the same bytes, as in tables, each
-	// would look at all that the ones before it did.
-	maxBackward = 16 << 10
+	// maxBackward is how far a new alignment reaches back. Where many explain the same bytes, as in tables, each would
+	// look at all that the ones before it did. Addresses in tables of Go programs differ so densely that a
+	// match may come late: with 16 KiB, some patches become a quarter larger.
+	maxBackward = 256 << 10
 )
 
 // matcher finds out how a target is made from a base, in the manner of bsdiff: it follows an alignment of both
