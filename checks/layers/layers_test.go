@@ -52,6 +52,7 @@ var rules = [...]rule{
 	{"closure", []string{"closure", "evaluator/plan"}, "stores know nothing of hosts"},
 	{"closure/storetest", []string{"closure"}, "private stores for tests"},
 	{"closure/daemon", []string{"closure/nar", "closure/storepath", "closure/run"}, "a protocol client"},
+	{"closure/delta", nil, "a codec"},
 	{"closure/nar", nil, "a codec"},
 	{"closure/storepath", nil, "a value"},
 	{"closure/run", nil, "the starter of processes"},
