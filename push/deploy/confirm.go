@@ -14,6 +14,9 @@ import (
 // confirmMargin is how long before the guard's deadline no new try to confirm begins.
 const confirmMargin = 20 * time.Second
 
+// headStart is how long the direct way is tried before vantages are tried beside it.
+const headStart = 5 * time.Second
+
 // margin is less where the whole time is short.
 func margin(whole time.Duration) time.Duration { return min(confirmMargin, whole/4) }
 
@@ -32,21 +35,24 @@ func (v *vigil) confirm(ctx context.Context) (proto.TxnStatus, error) {
 	var last error
 	for try := 0; ; try++ {
 		status, err := c.round(ctx)
-		if err != nil && last != nil && !time.Now().Before(c.until) {
+		if err != nil && last != nil && !time.Now().Before(c.deadline()) {
 			err = last // that the time is up says less
 		}
 		last = err
 		v.mu.Lock()
 		over := v.over
 		v.mu.Unlock()
-		if err == nil || ctx.Err() != nil || errors.Is(err, errTooLate) || over || !time.Now().Before(c.until) {
+		if err == nil || ctx.Err() != nil || errors.Is(err, errTooLate) || over || !time.Now().Before(c.deadline()) {
 			return status, err
 		}
 		if err.Error() != c.said {
 			c.said = err.Error()
-			v.h.emit(plan.Event{Kind: plan.EventWarning, Message: fmt.Sprintf("not confirmed yet, trying for another %s: %v", time.Until(c.until).Round(time.Second), err)})
+			v.h.emit(plan.Event{Kind: plan.EventWarning, Message: fmt.Sprintf("not confirmed yet, trying for another %s: %v", time.Until(c.deadline()).Round(time.Second), err)})
 		}
 		pause(ctx, try)
+		if !time.Now().Before(c.deadline()) {
+			return proto.TxnStatus{}, err
+		}
 	}
 }
 
@@ -60,25 +66,74 @@ type confirmation struct {
 	said string
 }
 
-// round tries each way once.
+// round tries each way once: the direct one, and, where that does not reach the host or takes its time to, the vantages one after the other.
 func (c *confirmation) round(ctx context.Context) (proto.TxnStatus, error) {
-	ctx, cancel := context.WithDeadline(ctx, c.until)
+	ctx, cancel := context.WithDeadline(ctx, c.deadline())
 	defer cancel()
+	ends := make(chan ending, 2)
+	c.along(ctx, ends, c.ways[:1])
+	var vantages <-chan time.Time
+	if len(c.ways) > 1 {
+		vantages = time.After(min(headStart, time.Until(c.deadline())/4))
+	}
 	var first error
-	for _, w := range c.ways {
-		status, err := c.by(ctx, w)
-		if err == nil || errors.Is(err, errTooLate) {
-			return status, err
+	for under := 1; under > 0; {
+		var end ending
+		select {
+		case <-vantages:
+			vantages = nil
+			under++
+			c.along(ctx, ends, c.ways[1:])
+			continue
+		case end = <-ends:
+			under--
+		}
+		if end.err == nil || errors.Is(end.err, errTooLate) {
+			return end.status, end.err
 		}
 		if first == nil {
-			first = err
+			first = end.err
 		}
 		// Another way is for a host that only we cannot reach, and not for one that does not let us in.
-		if !push.Unreachable(err) || ctx.Err() != nil {
-			break
+		if vantages != nil && push.Unreachable(end.err) && ctx.Err() == nil {
+			vantages = nil
+			under++
+			c.along(ctx, ends, c.ways[1:])
+			continue
 		}
+		vantages = nil
 	}
 	return proto.TxnStatus{}, first
+}
+
+// along tries ways one after the other, beside whoever calls.
+func (c *confirmation) along(ctx context.Context, ends chan<- ending, ways []way) {
+	c.work.Go(func() {
+		var end ending
+		for _, w := range ways {
+			end.status, end.err = c.by(ctx, w)
+			if end.err == nil || errors.Is(end.err, errTooLate) || ctx.Err() != nil {
+				break
+			}
+		}
+		ends <- end
+	})
+}
+
+// deadline is until when a confirmation is tried.
+func (c *confirmation) deadline() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.until
+}
+
+// shorten takes what the host says is left.
+func (c *confirmation) shorten(left time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if until := time.Now().Add(left - margin(left)); until.Before(c.until) {
+		c.until = until
+	}
 }
 
 // by confirms over one new connection, and reads the end of the transaction over it.
@@ -99,10 +154,8 @@ func (c *confirmation) by(ctx context.Context, w way) (proto.TxnStatus, error) {
 	case status.State != proto.TxnAwaitConfirm && status.State != proto.TxnCommitting && !status.State.Succeeded():
 		return status, fmt.Errorf("%w: it is %s", errTooLate, status.State)
 	}
-	if left := time.Duration(status.DeadlineSeconds) * time.Second; status.State == proto.TxnAwaitConfirm && left > 0 {
-		if until := time.Now().Add(left - margin(left)); until.Before(c.until) {
-			c.until = until
-		}
+	if status.State == proto.TxnAwaitConfirm && status.DeadlineSeconds > 0 {
+		c.shorten(time.Duration(status.DeadlineSeconds) * time.Second)
 	}
 	if status.State == proto.TxnAwaitConfirm {
 		if err := c.exchange(ctx, session); err != nil {
@@ -152,6 +205,8 @@ func (c *confirmation) refused(ctx context.Context, session Session, err error) 
 func (c *confirmation) end(session Session) (proto.TxnStatus, error) {
 	status, err := session.Watch(c.whole, &push.Watch{Txn: c.h.report.Txn, Each: c.notice(c.whole, nil)})
 	if err == nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
 		c.h.afterwards(session.Info())
 	}
 	return status, err

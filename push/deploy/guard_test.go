@@ -95,6 +95,30 @@ func TestGuardedActivations(t *testing.T) {
 			},
 			outcome: OutcomeSwitched, verdict: VerdictPersistent, did: []string{"a again", "a again via peer", "a confirm"}, atMost: time.Minute,
 		},
+		"a way that swallows connections leaves time for a vantage": {
+			world: func(w *world) {
+				w.setGuard(func(g *plan.Guard) { g.ConfirmTimeout, g.Vantages = 20, []string{"peer"} })
+				w.hook = func(ctx context.Context, host, what string) error {
+					if host+" "+what == "a again" {
+						<-ctx.Done()
+					}
+					return ctx.Err()
+				}
+			},
+			outcome: OutcomeSwitched, verdict: VerdictPersistent, did: []string{"a again", "a again via peer", "a confirm"}, atMost: 10 * time.Second,
+		},
+		"a connection that falls silent is looked at through a vantage": {
+			world: func(w *world) {
+				w.setGuard(func(g *plan.Guard) { g.ConfirmTimeout, g.Vantages = 20, []string{"peer"} })
+				w.hook = func(ctx context.Context, host, what string) error {
+					if what := host + " " + what; what == "a again" || what == "a attach" {
+						<-ctx.Done()
+					}
+					return ctx.Err()
+				}
+			},
+			outcome: OutcomeSwitched, verdict: VerdictPersistent, did: []string{"a again via peer", "a confirm"}, atMost: 20 * time.Second,
+		},
 		"the first vantage cannot reach it either": {
 			world: func(w *world) {
 				w.hosts["a"].guarded.reach = cutBy(w.hosts["a"], "", "peer")

@@ -19,6 +19,8 @@ const (
 	lastWord = 10 * time.Second
 	// The pauses between tries to reach a host that is away double, from the first to the last.
 	firstPause, lastPause = time.Second, 10 * time.Second
+	// silence is how long nothing comes from a host before it is looked at through a vantage too: connections that are cut are noticed much later.
+	silence = 8 * time.Second
 	// rebootTime is how long a host may take to go down and to come up again.
 	rebootTime = 10 * time.Minute
 )
@@ -80,8 +82,16 @@ func (v *vigil) keep(ctx context.Context) (proto.TxnStatus, error) {
 	var (
 		main                *ending
 		vantage, confirming bool
-		grace, retrying     <-chan time.Time
+		// asked says that the host has asked for a confirmation, so that it is tried to be reached anyway.
+		asked           bool
+		grace, retrying <-chan time.Time
+		quiet           <-chan time.Time
 	)
+	if len(v.ways) > 1 {
+		ticker := time.NewTicker(silence / 4)
+		defer ticker.Stop()
+		quiet = ticker.C
+	}
 	for {
 		select {
 		case state := <-v.states:
@@ -91,7 +101,7 @@ func (v *vigil) keep(ctx context.Context) (proto.TxnStatus, error) {
 			v.mu.Unlock()
 			switch {
 			case state == proto.TxnAwaitConfirm && !v.policy.SelfConfirm && !confirming:
-				confirming = true
+				confirming, asked = true, true
 				v.start(ctx, watchConfirm, v.confirm)
 			case state == proto.TxnRollbackFailed && retrying == nil:
 				retrying = time.After(v.h.limits.StillTrying)
@@ -104,6 +114,11 @@ func (v *vigil) keep(ctx context.Context) (proto.TxnStatus, error) {
 				v.mu.Unlock()
 			}
 			if len(v.ways) > 1 && !vantage {
+				vantage = true
+				v.start(ctx, watchVantage, v.watchVantages)
+			}
+		case <-quiet:
+			if v.quietFor() > silence && !vantage && !asked {
 				vantage = true
 				v.start(ctx, watchVantage, v.watchVantages)
 			}
@@ -209,6 +224,13 @@ func (v *vigil) patience() time.Duration {
 	p := v.policy
 	sum := p.SwitchSeconds + p.SettleSeconds + p.SoakSeconds + max(p.ConfirmSeconds, p.BootConfirmSeconds) + p.RollbackSeconds
 	return time.Duration(sum)*time.Second + rebootTime
+}
+
+// quietFor is how long the host has said nothing.
+func (v *vigil) quietFor() time.Duration {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return time.Since(v.seen)
 }
 
 // away says whether the host has been away for too long.
