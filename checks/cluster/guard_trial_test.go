@@ -199,10 +199,14 @@ func (f *field) one(t *testing.T, p *project, tr trial) {
 		r = <-done
 		t.Errorf("the deployment did not end by itself\nstderr:\n%s", r.stderr)
 	}
-	if txn, _ := i.now(); txn != "" && !tr.silent && !i.awaitEnd(trialPatience) {
+	if txn, r := i.now(); txn != "" && r.State.Phase != staged && !i.awaitEnd(trialPatience) {
 		t.Errorf("the transaction did not end: %s", i.story())
+		i.rescue()
 	}
-	waitFor(t, "the host", func() bool { return f.host.WaitBoot(t.Context()) == nil })
+	if err := f.host.WaitBoot(t.Context()); err != nil {
+		t.Error(err)
+		i.rescue()
+	}
 	if tr.after != nil {
 		tr.after(i, r)
 	}
@@ -388,6 +392,18 @@ func (i *incident) reach(phases ...string) {
 	}
 }
 
+// rescue has the host stand for the next trial.
+func (i *incident) rescue() {
+	for _, undo := range slices.Backward(i.later) {
+		undo()
+	}
+	i.later = nil
+	if err := i.h.PowerCut(i.t.Context(), true); err != nil {
+		i.t.Error(err)
+	}
+	i.awaitEnd(trialPatience)
+}
+
 // strike takes down that the fault happens now.
 func (i *incident) strike() { i.struck = time.Now() }
 
@@ -395,7 +411,8 @@ func (i *incident) strike() { i.struck = time.Now() }
 func (i *incident) sh(text string) {
 	i.t.Helper()
 	i.strike()
-	if out, err := i.h.Sh(i.t.Context(), text); err != nil {
+	booted := i.h.PID()
+	if out, err := i.h.Sh(i.t.Context(), text); err != nil && i.h.PID() == booted {
 		i.t.Errorf("%v\n%s", err, out)
 	}
 }

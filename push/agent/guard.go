@@ -24,6 +24,7 @@ const (
 	// emergencyPatience is how long a host may be in its emergency mode before that counts as a failure.
 	emergencyPatience = 30 * time.Second
 	emergencyLook     = 5 * time.Second
+	emergencyTarget   = "emergency.target"
 	// taskPatience is how long something that was called off may take to end.
 	taskPatience = 30 * time.Second
 )
@@ -373,7 +374,7 @@ func (g *guardian) watchEmergency() {
 		case <-g.ctx.Done():
 			return
 		}
-		if active, err := g.host.Units.Running(g.ctx, "emergency.target"); err != nil || !active {
+		if active, err := g.host.Units.Running(g.ctx, emergencyTarget); err != nil || !active {
 			since = 0
 			continue
 		}

@@ -54,16 +54,23 @@ func (h *Host) verifyOld(ctx context.Context, s guard.State, baseline Baseline, 
 	for i, name := range problems {
 		problems[i] = "unit " + name + " ran before and does not run"
 	}
-	for _, port := range h.SSHMissing(baseline) {
+	missing := h.SSHMissing(baseline)
+	for _, port := range missing {
 		problems = append(problems, fmt.Sprintf("no SSH server listens on port %d any more", port))
+	}
+	emergency, _ := h.Units.Running(ctx, emergencyTarget) // where systemd does not answer, its units were not there either
+	if emergency {
+		problems = append(problems, "the host is in its emergency mode")
 	}
 	if len(problems) == 0 {
 		return nil
 	}
 	text := strings.Join(problems, "; ")
 	log(text)
-	// A unit that the new system has spoilt for good must not keep the host in a circle: what can be tried is tried once.
-	if s.Rebooted || s.Tries > 1 || s.Tries == 0 {
+	// A unit that the new system has spoilt for good must not keep the host in a circle: what can be tried is tried once. Where nobody gets in any
+	// more, it is no old system, however often that was tried.
+	shut := emergency || len(missing) > 0 && len(missing) == len(baseline.SSHPorts)
+	if !shut && (s.Rebooted || s.Tries > 1 || s.Tries == 0) {
 		return nil
 	}
 	return errors.New(text)
