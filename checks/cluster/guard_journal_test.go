@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -98,24 +97,51 @@ func rootOf(h *lab.Host) string {
 	return root
 }
 
+// journalFiles are the journal, and what stands in for it while the disk takes nothing.
+func journalFiles(txn string) []string {
+	return []string{"/nix/var/fleet/txn-" + txn + ".log", "/run/fleet/" + txn + "/journal"}
+}
+
+// written is when a transaction's journal was last written.
+func written(root, txn string) time.Time {
+	var last time.Time
+	for _, path := range journalFiles(txn) {
+		if info, err := os.Stat(root + path); err == nil && info.ModTime().After(last) {
+			last = info.ModTime()
+		}
+	}
+	return last
+}
+
 // newestTxn is the newest transaction that the host has written down, and its last record.
 func newestTxn(h *lab.Host) (string, record) {
 	root := rootOf(h)
 	if root == "" {
 		return "", record{}
 	}
-	files, err := filepath.Glob(root + "/nix/var/fleet/txn-*.log")
-	if err != nil || len(files) == 0 {
+	txn := nameOfNewest(root)
+	if txn == "" {
 		return "", record{}
 	}
-	newest := slices.Max(files)
-	txn := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(newest), "txn-"), ".log")
 	return txn, recordOf(root, txn)
+}
+
+func nameOfNewest(root string) string {
+	entries, err := os.ReadDir(root + "/nix/var/fleet") // sorted
+	if err != nil {
+		return ""
+	}
+	for _, entry := range slices.Backward(entries) {
+		if name, ok := strings.CutPrefix(entry.Name(), "txn-"); ok && strings.HasSuffix(name, ".log") {
+			return strings.TrimSuffix(name, ".log")
+		}
+	}
+	return ""
 }
 
 func recordOf(root, txn string) record {
 	var last record
-	for _, path := range []string{"/nix/var/fleet/txn-" + txn + ".log", "/run/fleet/" + txn + "/journal"} {
+	for _, path := range journalFiles(txn) {
 		data, err := os.ReadFile(root + path)
 		if err != nil {
 			continue
@@ -144,6 +170,11 @@ type lookout struct {
 	profile, conf string
 	stop          chan struct{}
 	done          chan struct{}
+
+	// read is what was read last, of which transaction, as it was written when.
+	read   record
+	readOf string
+	readAt time.Time
 
 	mu       sync.Mutex
 	txn      string
@@ -196,8 +227,17 @@ func (l *lookout) look() {
 		return
 	}
 	profile, conf := l.persistent(root)
-	txn, r := newestTxn(l.host)
-	if txn == "" || txn == l.before || r.Seq == 0 {
+	txn := nameOfNewest(root)
+	if txn == "" || txn == l.before {
+		return
+	}
+	// What was written just now may be written again in the same tick of the file system's clock.
+	r := l.read
+	if at := written(root, txn); at != l.readAt || time.Since(at) < 200*time.Millisecond || txn != l.readOf {
+		r = recordOf(root, txn)
+		l.read, l.readOf, l.readAt = r, txn, at
+	}
+	if r.Seq == 0 {
 		return
 	}
 	now, pid := time.Now(), l.host.PID()

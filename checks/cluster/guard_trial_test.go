@@ -109,10 +109,11 @@ func fieldOn(t *testing.T, h *lab.Host) *field {
 	return f
 }
 
-// boot makes sure that the host was booted by its boot loader, as every host in real life: a rollback may then reboot it.
+// boot makes sure that the host was booted by its boot loader, as every host in real life: a rollback may then reboot it. A host
+// whose store is in memory would lose that.
 func (f *field) boot() {
 	f.t.Helper()
-	if on(f.t, f.host, "readlink -e /run/booted-system || true") != "" {
+	if on(f.t, f.host, "readlink -e /run/booted-system || true") != "" || f.host.Spec.StoreSize != "" {
 		return
 	}
 	if err := f.host.Reboot(f.t.Context()); err != nil {
@@ -211,10 +212,10 @@ func (f *field) one(t *testing.T, p *project, tr trial) {
 		tr.after(i, r)
 	}
 	got := f.judge(t, i, before, spec)
-	f.check(i, tr, r, got)
 	if tr.undo != "" {
 		on(t, f.host, tr.undo)
 	}
+	f.check(i, tr, r, got)
 }
 
 // labSpec is a host of a trial's own.

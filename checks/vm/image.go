@@ -36,7 +36,6 @@ func kinds() []kind {
 		{name: "old"},
 		{name: "new"},
 		{name: "panics", fault: "echo c >/proc/sysrq-trigger; sleep 100"},
-		{name: "init-ends", fault: "exit 1"},
 		{name: "init-missing", noInit: true},
 		{name: "root-missing", params: "root=/dev/vdz"},
 		{name: "initrd-damaged", badInitrd: true},

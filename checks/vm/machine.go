@@ -24,6 +24,7 @@ const (
 
 // machine is a virtual machine with disks of its own.
 type machine struct {
+	// t is the test that uses it now.
 	t     *testing.T
 	image image
 	dir   string
@@ -189,11 +190,11 @@ func (v *machine) up() (string, time.Duration) {
 }
 
 // expectUp waits for a system that must be the one.
-func (v *machine) expectUp(name string) time.Duration {
+func (v *machine) expectUp(wanted string) time.Duration {
 	v.t.Helper()
 	system, took := v.up()
-	if system != toplevel(name) {
-		v.t.Fatalf("the machine has booted %s, not %s", system, name)
+	if system != wanted {
+		v.t.Fatalf("the machine has booted %s, not %s", system, wanted)
 	}
 	return took
 }

@@ -66,99 +66,47 @@ func (v *machine) recovered(txn, fault string, since time.Time) {
 		return
 	}
 	phase, _, _ := strings.Cut(strings.TrimSpace(out), " ")
-	results.add(v.image.efi, "power cut: "+fault, phase, time.Since(since))
+	results.add(v.image.efi, fault, phase, time.Since(since))
 }
 
 const guardIt = "fleet-helper guard --txn %s || sleep 1000"
 
-// Each run begins with what the one before has left, as the operator of a host would.
-func TestAPowerCutInACommitLeavesOldOrNew(t *testing.T) {
-	both(t, func(t *testing.T, v *machine) {
-		v.power()
-		system, _ := v.up()
-		for _, at := range append(numbers(26, "2", "5", "10", "13", "18", "21", "23", "26"), moments(v.image.efi)...) {
-			txn := strings.TrimSpace(v.do("guest begin switch " + other(system)))
-			v.arm(at)
-			moment := v.cutAt(fmt.Sprintf(guardIt, txn))
-			if moment == "" {
-				t.Fatalf("there is no moment %q", at)
-			}
-			since := time.Now()
-			system, _ = v.up()
-			v.recovered(txn, "switch, at "+moment, since)
+// cutAtEach runs a transaction over and over, and cuts the power at another moment each time. begin starts it and returns the command that is to
+// be cut.
+func cutAtEach(t *testing.T, v *machine, system, what string, moments []cut, begin func(system string) (txn, command string)) string {
+	for _, at := range moments {
+		txn, command := begin(system)
+		v.arm(at)
+		moment := v.cutAt(command)
+		if moment == "" {
+			t.Fatalf("there is no moment %q", at)
 		}
-	})
-}
-
-func TestAPowerCutInAStagingLeavesOldOrNew(t *testing.T) {
-	both(t, func(t *testing.T, v *machine) {
-		v.power()
-		system, _ := v.up()
-		for _, at := range append(numbers(9, "2", "5", "7", "9"), moments(v.image.efi)...) {
-			txn := strings.TrimSpace(v.do("guest begin reboot " + other(system)))
-			v.arm(at)
-			moment := v.cutAt(fmt.Sprintf(guardIt, txn))
-			if moment == "" {
-				t.Fatalf("there is no moment %q", at)
-			}
-			since := time.Now()
-			system, _ = v.up()
-			v.recovered(txn, "staging, at "+moment, since)
-		}
-	})
-}
-
-func TestAPowerCutAfterTheNewSystemHasBootedLeavesOldOrNew(t *testing.T) {
-	both(t, func(t *testing.T, v *machine) {
-		v.power()
-		system, _ := v.up()
-		for _, at := range append(numbers(21, "2", "8", "13"), moments(v.image.efi)[1]) {
-			fresh := other(system)
-			txn := strings.TrimSpace(v.do("guest begin reboot " + fresh))
-			v.start(fmt.Sprintf(guardIt, txn))
-			if system, _ = v.up(); system != fresh {
-				t.Fatalf("the machine has booted %s", system)
-			}
-			v.arm(at)
-			moment := v.cutAt("fleet-helper boot-guard || sleep 1000")
-			if moment == "" {
-				t.Fatalf("there is no moment %q", at)
-			}
-			since := time.Now()
-			system, _ = v.up()
-			v.recovered(txn, "after the boot, at "+moment, since)
-		}
-	})
-}
-
-// A new system that nobody confirms goes by itself: R2, into the default.
-func TestABootThatNobodyConfirmsGoesBack(t *testing.T) {
-	both(t, func(t *testing.T, v *machine) {
-		v.power()
-		v.expectUp("old")
-		txn := strings.TrimSpace(v.do("guest begin reboot " + toplevel("new") + " unconfirmed"))
-		v.start(fmt.Sprintf(guardIt, txn))
-		v.expectUp("new")
 		since := time.Now()
-		v.start("fleet-helper boot-guard")
-		v.expectUp("old")
-		v.do("fleet-helper boot-guard")
-		v.do("guest settled " + txn)
-		results.add(v.image.efi, "none: the new boot is not confirmed", "rolled-back", time.Since(since))
+		system, _ = v.up()
+		v.recovered(txn, "power cut "+what+", at "+moment, since)
+	}
+	return system
+}
+
+func cutCommit(t *testing.T, v *machine, system string) string {
+	return cutAtEach(t, v, system, "in a switch", append(numbers(26, "2", "10", "13", "18", "23", "26"), moments(v.image.efi)...), func(system string) (string, string) {
+		txn := strings.TrimSpace(v.do("guest begin switch " + other(system)))
+		return txn, fmt.Sprintf(guardIt, txn)
 	})
 }
 
-// A guarded reboot into a system that cannot boot ends in the old one, and says so.
-func TestAGuardedRebootIntoABrokenSystem(t *testing.T) {
-	both(t, func(t *testing.T, v *machine) {
-		v.power()
-		v.expectUp("old")
-		for _, name := range []string{"panics", "root-missing"} {
-			txn := strings.TrimSpace(v.do("guest begin reboot " + toplevel(name)))
-			since := time.Now()
-			v.start(fmt.Sprintf(guardIt, txn))
-			v.expectUp("old")
-			v.recovered(txn, "none, guarded reboot: "+name, since)
-		}
+func cutStaging(t *testing.T, v *machine, system string) string {
+	return cutAtEach(t, v, system, "in a staging", append(numbers(9, "2", "5", "7"), moments(v.image.efi)...), func(system string) (string, string) {
+		txn := strings.TrimSpace(v.do("guest begin reboot " + other(system)))
+		return txn, fmt.Sprintf(guardIt, txn)
+	})
+}
+
+func cutAfterBoot(t *testing.T, v *machine, system string) string {
+	return cutAtEach(t, v, system, "after the new boot", append(numbers(21, "8"), moments(v.image.efi)[1]), func(system string) (string, string) {
+		txn := strings.TrimSpace(v.do("guest begin reboot " + other(system)))
+		v.start(fmt.Sprintf(guardIt, txn))
+		v.expectUp(other(system))
+		return txn, "fleet-helper boot-guard || sleep 1000"
 	})
 }

@@ -70,7 +70,9 @@ var results table
 func (r *table) add(efi bool, fault, outcome string, took time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.rows = append(r.rows, fmt.Sprintf("| %s | %s | %s | %.1f |", loaderName(efi), fault, outcome, took.Seconds()))
+	row := fmt.Sprintf("| %s | %s | %s | %.1f |", loaderName(efi), fault, outcome, took.Seconds())
+	r.rows = append(r.rows, row)
+	fmt.Println(row)
 }
 
 func (r *table) print() {
@@ -87,66 +89,104 @@ func loaderName(efi bool) string {
 	return "GRUB"
 }
 
-// both runs a test on both kinds of machine, side by side.
-func both(t *testing.T, f func(t *testing.T, v *machine)) {
+// TestMachines breaks one machine of each kind, side by side. A test takes it as the one before has left it, as an operator would.
+func TestMachines(t *testing.T) {
 	for _, efi := range []bool{true, false} {
 		t.Run(loaderName(efi), func(t *testing.T) {
 			t.Parallel()
-			f(t, newMachine(t, images[efi]))
+			v := newMachine(t, images[efi])
+			v.power()
+			system, _ := v.up()
+			for _, test := range []struct {
+				name string
+				run  func(t *testing.T, v *machine, system string) string
+			}{
+				{"a staged system boots once", bootsOnce},
+				{"an entry that counts boots", countsBoots},
+				{"a broken system comes back by itself", comesBack},
+				{"a boot that nobody confirms goes back", goesBack},
+				{"a power cut in a commit", cutCommit},
+				{"a power cut in a staging", cutStaging},
+				{"a power cut after the new system has booted", cutAfterBoot},
+			} {
+				if !t.Run(test.name, func(t *testing.T) {
+					v.t = t
+					system = test.run(t, v, system)
+				}) {
+					break // nobody knows what the machine is now
+				}
+			}
 		})
 	}
 }
 
-func TestAStagedSystemBootsOnce(t *testing.T) {
-	both(t, func(t *testing.T, v *machine) {
-		v.power()
-		v.expectUp("old")
-		v.do("guest can-stage")
-		if out := v.do("guest preflight " + toplevel("new")); out != "" {
-			t.Errorf("pre-flight has found: %s", out)
-		}
-		v.do("guest stage " + toplevel("new"))
-		v.reboot()
-		results.add(v.image.efi, "none: the staged system boots", "new, once", v.expectUp("new"))
-		v.do("guest show")
-		v.reboot()
-		results.add(v.image.efi, "none: the boot after that", "old", v.expectUp("old"))
-		// What was staged and taken back does not boot.
-		v.do("guest stage " + toplevel("new"))
-		v.do("guest unstage " + toplevel("new"))
-		v.reboot()
-		v.expectUp("old")
-		if !v.image.efi {
-			return
-		}
-		// The second layer: an entry whose boots are counted, which the loader renames while it boots it.
-		v.do("echo 3 >/run/tries")
-		v.do("guest stage " + toplevel("new"))
-		v.reboot()
-		results.add(true, "none: an entry that counts boots", "new, once", v.expectUp("new"))
-		v.do("test -f /boot/loader/entries/nixos-fleet-generation-1+2-1.conf")
-	})
+// bootsOnce also looks whether what was staged and taken back does not boot. Like all of them it returns the system that is up in the end.
+func bootsOnce(t *testing.T, v *machine, system string) string {
+	fresh := other(system)
+	v.do("guest can-stage")
+	if out := v.do("guest preflight " + fresh); out != "" {
+		t.Errorf("pre-flight has found: %s", out)
+	}
+	v.do("guest stage " + fresh)
+	v.reboot()
+	results.add(v.image.efi, "none: the staged system boots", "new, once", v.expectUp(fresh))
+	v.do("guest show")
+	v.reboot()
+	results.add(v.image.efi, "none: the boot after that", "old", v.expectUp(system))
+	v.do("guest stage " + fresh)
+	v.do("guest unstage " + fresh)
+	v.reboot()
+	v.expectUp(system)
+	return system
 }
 
-// A machine that a broken system was staged on comes back to the old one by itself, time and again.
-func TestABrokenSystemComesBackByItself(t *testing.T) {
-	both(t, func(t *testing.T, v *machine) {
-		v.power()
-		v.expectUp("old")
-		for _, k := range kinds()[2:] {
-			if k.badKernel {
-				// What the loader cannot even start does not come back; it is not staged.
-				if out, err := v.try("guest stage " + toplevel(k.name)); err == nil || !strings.Contains(out, "cannot be booted") {
-					t.Errorf("%s was staged: %s", k.name, out)
-				}
-				results.add(v.image.efi, k.name, "refused", 0)
-				v.do("guest unstage " + toplevel(k.name))
-				continue
+// countsBoots is the second layer: the loader renames an entry while it boots it.
+func countsBoots(_ *testing.T, v *machine, system string) string {
+	if !v.image.efi {
+		return system
+	}
+	v.do("echo 3 >/run/tries")
+	v.do("guest stage " + other(system))
+	v.reboot()
+	results.add(true, "none: an entry that counts boots", "new, once", v.expectUp(other(system)))
+	v.do("test -f /boot/loader/entries/nixos-fleet-generation-1+2-1.conf")
+	v.do("guest unstage " + other(system))
+	v.reboot()
+	v.expectUp(system)
+	return system
+}
+
+// comesBack reboots into systems that cannot be booted. Nobody touches the machine until the old one is up again.
+func comesBack(t *testing.T, v *machine, system string) string {
+	for _, k := range kinds()[2:] {
+		broken := toplevel(k.name)
+		if k.badKernel {
+			// What the loader cannot even start does not come back, so it is not staged.
+			out, err := v.try("guest stage " + broken)
+			if err == nil || !strings.Contains(out, "cannot be booted") {
+				t.Errorf("%s was staged: %s", k.name, out)
 			}
-			v.do("guest stage " + toplevel(k.name))
-			v.reboot()
-			results.add(v.image.efi, k.name, "old, by itself", v.expectUp("old"))
-			v.do("guest unstage " + toplevel(k.name))
+			results.add(v.image.efi, "guarded reboot: "+k.name, "refused", 0)
+			v.do("guest unstage " + broken)
+			continue
 		}
-	})
+		txn := strings.TrimSpace(v.do("guest begin reboot " + broken))
+		since := time.Now()
+		v.start(fmt.Sprintf(guardIt, txn))
+		v.expectUp(system)
+		v.recovered(txn, "guarded reboot: "+k.name, since)
+	}
+	return system
+}
+
+// goesBack is R2: the default is the old system still.
+func goesBack(_ *testing.T, v *machine, system string) string {
+	txn := strings.TrimSpace(v.do("guest begin reboot " + other(system) + " unconfirmed"))
+	v.start(fmt.Sprintf(guardIt, txn))
+	v.expectUp(other(system))
+	since := time.Now()
+	v.start("fleet-helper boot-guard")
+	v.expectUp(system)
+	v.recovered(txn, "guarded reboot: not confirmed", since)
+	return system
 }

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -164,11 +165,33 @@ func (h *Host) Exec(ctx context.Context, argv ...string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return string(out), fmt.Errorf("on %s: %s: %w: %s", h.Name, strings.Join(argv, " "), err, strings.TrimSpace(string(out)))
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err = cmd.Start(); err == nil {
+		done := make(chan struct{})
+		go keepGoing(cmd.Process, done)
+		err = cmd.Wait()
+		close(done)
 	}
-	return string(out), nil
+	if err != nil {
+		return out.String(), fmt.Errorf("on %s: %s: %w: %s", h.Name, strings.Join(argv, " "), err, strings.TrimSpace(out.String()))
+	}
+	return out.String(), nil
+}
+
+// keepGoing has nsenter collect its child. It stops itself with a child that is stopped, as systemd does to all processes of a host that goes
+// down, and the host's namespace ends only once the child was collected.
+func keepGoing(nsenter *os.Process, done <-chan struct{}) {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case <-tick.C:
+			_ = nsenter.Signal(unix.SIGCONT) // it may just have ended
+		}
+	}
 }
 
 // Sh runs shell text on the host as root.
