@@ -4,7 +4,7 @@ VERSION := $(shell cat VERSION)
 GO_FILES := $(shell git ls-files --cached --others --exclude-standard '*.go' 2>/dev/null) go.mod go.sum VERSION
 TESTBED := bin/testbed -repo .
 
-.PHONY: build setup demo demo-down check check-lint check-go check-race check-nix check-cluster check-vm bench soak fuzz clean
+.PHONY: build setup demo demo-down check check-lint check-go check-faults check-race check-nix check-cluster check-vm bench soak fuzz clean
 
 build: bin/fleet-helper
 
@@ -24,13 +24,17 @@ demo: setup build bin/testbed
 demo-down: bin/testbed
 	@$(TESTBED) -lab demo down
 
-check: setup build check-lint check-go check-nix check-cluster
+check: setup build check-lint check-go check-faults check-nix check-cluster
 
 check-lint:
 	@checks/lint
 
 check-go:
 	FLEET_REQUIRE_ALL=1 go test ./...
+
+# Ends the guard and its workers, or the power, at every step of every kind of transaction.
+check-faults:
+	go test -tags faults -count=1 -timeout 30m -run EveryStep ./push/agent
 
 check-race:
 	FLEET_REQUIRE_ALL=1 CGO_ENABLED=1 go test -race ./...

@@ -19,8 +19,6 @@ import (
 const (
 	// bootPatience is how long a booting host may take until its units can be judged.
 	bootPatience = 5 * time.Minute
-	// restorePatience is how long missing units of the old system may take to start.
-	restorePatience = time.Minute
 	// switchLockPatience is how long somebody else's switch-to-configuration is waited for.
 	switchLockPatience = 30 * time.Second
 )
@@ -126,7 +124,7 @@ func (g *guardian) staging(s guard.State) Staging {
 		old = s.Old.Profile
 	}
 	return Staging{Old: old, New: s.New, Switch: func(ctx context.Context, toplevel string) error {
-		exit, detail := g.runProgram(ctx, program{System: toplevel, Verb: guard.VerbBoot, NoCheck: toplevel == old}, stageWorker)
+		exit, detail := g.runProgram(ctx, program{System: toplevel, Verb: guard.VerbBoot, NoCheck: toplevel == old}, stageWorker, s.Policy)
 		if exit == 0 {
 			return nil
 		}
@@ -239,7 +237,7 @@ func (g *guardian) hook(ctx context.Context, argv []string) error {
 	if len(argv) == 0 {
 		return nil
 	}
-	limit := g.state().Policy.Switch
+	limit := seconds(g.opening().Policy.SwitchSeconds)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it did not end within %s", limit))
 	defer cancel()
 	defer g.log.flush()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -43,6 +44,19 @@ func confirmed(t *testing.T, host *Host, txn, nonce string) proto.ConfirmAnswer 
 		return err == nil && bytes.HasSuffix(text, []byte("\n")) && json.Unmarshal(text, &answer) == nil
 	})
 	return answer
+}
+
+// listens waits until the guard's socket answers: a guard that was killed has left its own.
+func listens(t *testing.T, host *Host, txn string) {
+	t.Helper()
+	waitUntil(t, "the guard's socket", func() bool {
+		conn, err := net.Dial("unix", filepath.Join(host.txnDir(txn), guardSocket))
+		if err != nil {
+			return false
+		}
+		conn.Close()
+		return true
+	})
 }
 
 // guarded begins a transaction that waits for a confirmation, and returns when it does.
@@ -344,10 +358,8 @@ func TestAKilledGuardIsFollowedByAnother(t *testing.T) {
 	if st, err := a.host.status(txn); err != nil || st.State != proto.TxnAwaitConfirm || st.DeadlineSeconds >= before.DeadlineSeconds {
 		t.Errorf("%+v, before %+v, %v", st, before, err)
 	}
-	waitUntil(t, "the guard's socket", func() bool {
-		answer := confirmed(t, a.host, txn, nonce)
-		return answer.Confirmed
-	})
+	listens(t, a.host, txn)
+	waitUntil(t, "the confirmation", func() bool { return confirmed(t, a.host, txn, nonce).Confirmed })
 	if st, _, _ := a.follow(txn, 0); st.State != proto.TxnCommitted {
 		t.Errorf("%+v", st)
 	}

@@ -74,12 +74,12 @@ func (g *guardian) runWorker(ctx context.Context, e guard.Effect, s guard.State)
 		_ = lock.Close()
 	}
 	back := s.Phase == guard.RollingBack
-	exit, detail := g.runProgram(ctx, program{System: e.System, Verb: e.Verb, NoCheck: back, Online: e.Verb == guard.VerbTest && !back}, e.Worker)
+	exit, detail := g.runProgram(ctx, program{System: e.System, Verb: e.Verb, NoCheck: back, Online: e.Verb == guard.VerbTest && !back}, e.Worker, s.Policy)
 	return guard.Event{Kind: guard.WorkerEnded, Worker: e.Worker, Exit: exit, Detail: detail}, ctx.Err() == nil
 }
 
 // runProgram starts a worker and waits for its end. A worker that was not started, or was killed, has -1.
-func (g *guardian) runProgram(ctx context.Context, p program, number int) (int, string) {
+func (g *guardian) runProgram(ctx context.Context, p program, number int, policy guard.Policy) (int, string) {
 	h, txn := g.host, g.txn()
 	if number == stageWorker {
 		if err := h.killWorker(ctx, txn, number); err != nil {
@@ -95,7 +95,7 @@ func (g *guardian) runProgram(ctx context.Context, p program, number int) (int, 
 			g.say("clear up after an interrupted installation of the boot loader: %v", err)
 		}
 	}
-	limit := max(g.state().Policy.Switch, g.state().Policy.Rollback) + workerExtra
+	limit := max(policy.Switch, policy.Rollback) + workerExtra
 	err := h.Units.Start(ctx, Unit{
 		Name: workerUnit(txn, number), Description: fmt.Sprintf("switch-to-configuration %s of transaction %s", p.Verb, txn),
 		Argv: []string{g.opening().Helper, "guard-worker", "--txn", txn, "--number", strconv.Itoa(number)}, Env: h.environment(),

@@ -179,6 +179,7 @@ func TestSystemdKeepsTheGuardAlive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	listens(t, host, txn)
 	waitUntil(t, "the confirmation", func() bool { return confirmed(t, host, txn, nonce).Confirmed })
 	if st, _, _ := a.follow(txn, 0); st.State != proto.TxnCommitted {
 		t.Errorf("%+v", st)
