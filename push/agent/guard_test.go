@@ -348,6 +348,7 @@ func TestAKilledGuardIsFollowedByAnother(t *testing.T) {
 	if n := killProcesses(t, a.host, "guard"); n != 1 {
 		t.Fatalf("%d guards", n)
 	}
+	waitUntil(t, "nobody", func() bool { return !a.host.guarded(t.Context(), txn) })
 	if err := a.host.ensureGuard(t.Context(), txn); err != nil {
 		t.Fatal(err)
 	}
