@@ -654,3 +654,25 @@ func TestWhatServesAConnectionIsFound(t *testing.T) {
 		}
 	}
 }
+
+func TestATransactionThatNeverBeganIsForgotten(t *testing.T) {
+	a, one, two := switched(t)
+	// Its agent was killed between the journal and the guard.
+	id := "t000002-aaaaaa"
+	state := guard.Begin(guard.Switch, guard.Policy{Switch: time.Minute}, a.host.seen(), two, two, a.host.bootID())
+	if err := a.host.open(opening{Txn: id, BootID: a.host.bootID(), Helper: a.host.Helper}, state); err != nil {
+		t.Fatal(err)
+	}
+	if st := a.do(proto.ActionTest, one); st.State != proto.TxnTested {
+		t.Errorf("%+v", st)
+	}
+	a.expect("test nixos-system-one")
+	if _, err := a.host.status(id); proto.CodeOf(err) != proto.CodeNotFound {
+		t.Errorf("the one before: %v", err)
+	}
+	// A guard that comes too late finds nothing.
+	if err := RunGuard(t.Context(), a.host, id); err != nil {
+		t.Error(err)
+	}
+	a.expect()
+}
