@@ -348,6 +348,7 @@ func TestAKilledGuardIsFollowedByAnother(t *testing.T) {
 	if n := killProcesses(t, a.host, "guard"); n != 1 {
 		t.Fatalf("%d guards", n)
 	}
+	waitUntil(t, "nobody", func() bool { return !a.host.guarded(t.Context(), txn) })
 	if err := a.host.ensureGuard(t.Context(), txn); err != nil {
 		t.Fatal(err)
 	}
@@ -652,4 +653,26 @@ func TestWhatServesAConnectionIsFound(t *testing.T) {
 			t.Errorf("%s: %+v", name, tc.chain[i])
 		}
 	}
+}
+
+func TestATransactionThatNeverBeganIsForgotten(t *testing.T) {
+	a, one, two := switched(t)
+	// Its agent was killed between the journal and the guard.
+	id := "t000002-aaaaaa"
+	state := guard.Begin(guard.Switch, guard.Policy{Switch: time.Minute}, a.host.seen(), two, two, a.host.bootID())
+	if err := a.host.open(opening{Txn: id, BootID: a.host.bootID(), Helper: a.host.Helper}, state); err != nil {
+		t.Fatal(err)
+	}
+	if st := a.do(proto.ActionTest, one); st.State != proto.TxnTested {
+		t.Errorf("%+v", st)
+	}
+	a.expect("test nixos-system-one")
+	if _, err := a.host.status(id); proto.CodeOf(err) != proto.CodeNotFound {
+		t.Errorf("the one before: %v", err)
+	}
+	// A guard that comes too late finds nothing.
+	if err := RunGuard(t.Context(), a.host, id); err != nil {
+		t.Error(err)
+	}
+	a.expect()
 }
