@@ -17,12 +17,12 @@ func TestGuardAndEveryEndOfSwitchToConfiguration(t *testing.T) {
 	old := []ending{endOld}
 	// What R1 cannot do is done by a reboot, which takes the fault away with all of /run.
 	f.try(
-		trial{fault: "switch-to-configuration exits 1", want: old, code: 4, during: broken(false, "test exit 1")},
-		trial{fault: "switch-to-configuration exits 2, with all of it done", want: old, code: 4, with: hostSpec{Modules: []string{"failing-snippet"}}},
+		trial{fault: "switch-to-configuration exits 1", want: old, code: 4, says: []string{"it refused, or could not finish (exit status 1)"}, during: broken(false, "test exit 1")},
+		trial{fault: "switch-to-configuration exits 2, with all of it done", want: old, code: 4, says: []string{"an activation script failed"}, with: hostSpec{Modules: []string{"failing-snippet"}}},
 		trial{fault: "switch-to-configuration exits 4, with nothing done", want: old, code: 4, during: broken(false, "test exit 4")},
-		trial{fault: "switch-to-configuration exits 11", want: old, code: 4, during: broken(false, "test exit 11")},
-		trial{fault: "switch-to-configuration exits 100", want: old, code: 4, during: broken(false, "test exit 100")},
-		trial{fault: "switch-to-configuration exits 101 half-way", want: old, code: 4, during: broken(false, "test exit 101 after activate")},
+		trial{fault: "switch-to-configuration exits 11", want: old, code: 4, says: []string{"could not get its lock"}, during: broken(false, "test exit 11")},
+		trial{fault: "switch-to-configuration exits 100", want: old, code: 4, says: []string{"needs a reboot"}, during: broken(false, "test exit 100")},
+		trial{fault: "switch-to-configuration exits 101 half-way", want: old, code: 4, says: []string{"it crashed"}, during: broken(false, "test exit 101 after activate")},
 		trial{fault: "switch-to-configuration exits 1, the old system's, too", want: old, code: 4, during: broken(true, "test exit 1 after activate")},
 	)
 }

@@ -131,7 +131,7 @@ func TestStatusOfHostsThatAreDownOrFailed(t *testing.T) {
 	good := boots(t, well)
 	hosts[well.Name] = hostSpec{Content: "ill", UnitFails: true}
 	p.write(hosts)
-	p.deploy("switch", "--on", well.Name).want(3)
+	p.deploy("switch", "--on", well.Name).want(4)
 	short := strings.TrimPrefix(good, "/nix/store/")[:7]
-	p.fleet("status", "--on", well.Name).want(0, "switch failed by root@operator", short)
+	p.fleet("status", "--on", well.Name).want(0, "switch rolled-back by root@operator", short)
 }
