@@ -6,9 +6,11 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -28,24 +30,26 @@ var (
 // soakSystems are the systems that are deployed at random.
 func soakSystems() map[string]hostSpec {
 	return map[string]hostSpec{
-		"a": {}, "b": {}, "c": {}, "slow": {SlowSeconds: 2},
+		"a": {}, "b": {}, "c": {}, "slow": {SlowSeconds: 2}, "soaks": {},
 		"unit-fails": {UnitFails: true}, "loop": {Modules: []string{"restart-loop"}}, "no-sshd": {Modules: []string{"no-sshd"}},
 		"cut": {Modules: []string{"network-cut"}}, "panics": {Modules: []string{"panics"}}, "snippet": {Modules: []string{"failing-snippet"}},
 	}
 }
 
 // good are those that a host can keep.
-var good = []string{"a", "b", "c", "slow"}
+var good = []string{"a", "b", "c", "slow", "soaks"}
 
 // soakFault is something that happens once, and has an end that undo brings.
 type soakFault struct {
 	name string
-	do   func(ctx context.Context, h *lab.Host, p *project, r *rand.Rand) (undo func())
+	// early faults are there before the deployment begins.
+	early bool
+	do    func(ctx context.Context, h *lab.Host, p *project, r *rand.Rand) (undo func())
 }
 
 // shell makes a fault of shell text on the host, and of what ends it.
 func shell(name, text, undo string) soakFault {
-	return soakFault{name, func(ctx context.Context, h *lab.Host, _ *project, _ *rand.Rand) func() {
+	return soakFault{name: name, do: func(ctx context.Context, h *lab.Host, _ *project, _ *rand.Rand) func() {
 		_, _ = h.Sh(ctx, text) // the host may just be down, which is another fault
 		return func() {
 			if undo != "" {
@@ -57,15 +61,15 @@ func shell(name, text, undo string) soakFault {
 
 func soakFaults() []soakFault {
 	faults := []soakFault{
-		{"the power is cut", func(ctx context.Context, h *lab.Host, _ *project, _ *rand.Rand) func() {
+		{name: "the power is cut", do: func(ctx context.Context, h *lab.Host, _ *project, _ *rand.Rand) func() {
 			_ = h.PowerCut(ctx, true)
 			return nil
 		}},
-		{"the link is down for a while", func(ctx context.Context, h *lab.Host, _ *project, _ *rand.Rand) func() {
+		{name: "the link is down for a while", do: func(ctx context.Context, h *lab.Host, _ *project, _ *rand.Rand) func() {
 			_ = h.Cut(ctx, true)
 			return func() { _ = h.Cut(ctx, false) }
 		}},
-		{"the operator is killed", func(ctx context.Context, h *lab.Host, p *project, _ *rand.Rand) func() {
+		{name: "the operator is killed", do: func(ctx context.Context, h *lab.Host, p *project, _ *rand.Rand) func() {
 			p.signal("KILL")
 			return nil
 		}},
@@ -82,19 +86,33 @@ func soakFaults() []soakFault {
 		shell("systemctl daemon-reexec, over and over", "for n in $(seq 10); do systemctl daemon-reexec || true; sleep 0.2; done", ""),
 		shell("nix-collect-garbage -d", "nix-collect-garbage -d", ""),
 		shell("a unit of the host is stopped", "systemctl stop cluster-test.service", ""),
+		shell("/run is full for a while", `mount -o remount,size=$(($(df --output=used /run | tail -n 1) + 512))k /run; dd if=/dev/zero of=/run/filler bs=64k 2>/dev/null`, "rm -f /run/filler; mount -o remount,size=512m /run"),
+		shell("the host enters emergency.target", "systemctl start --no-block --job-mode=replace-irreversibly emergency.target", ""),
 		shell("sshd is stopped", "systemctl stop ssh.service", "systemctl start ssh.service || true"),
-	}
-	for _, line := range []string{"test exit 1", "test exit 2 after activate", "test exit 4", "test exit 11 before activate", "test exit 100", "test exit 101 after activate", "test hang", "test hang after activate", "boot exit 1", "boot hang"} {
-		for _, suffix := range []string{"", ".checked"} {
-			name := "switch-to-configuration: " + strings.Fields(line)[0] + " " + strings.Fields(line)[1] + "s"
-			faults = append(faults, shell(name, "mkdir -p /run/fleet-faults; echo '"+line+"' >/run/fleet-faults/switch-to-configuration"+suffix, "rm -rf /run/fleet-faults"))
-		}
 	}
 	return faults
 }
 
-// soakPhases are those at which a fault may happen, beside any other moment.
-var soakPhases = []string{prepared, switching, judging, awaitConfirm, committing, staging, rebooting, rollingBack, rollbackReboot, verifying}
+// soakProgramFaults are what switch-to-configuration may do, and that of the way back, too.
+func soakProgramFaults() []soakFault {
+	var faults []soakFault
+	for _, line := range []string{
+		"test exit 1", "test exit 2 after activate", "test exit 4", "test exit 11 before activate", "test exit 100", "test exit 101 after activate", "test hang",
+		"test hang after activate", "test sleep 3", "boot exit 1", "boot hang", "boot sleep 2",
+	} {
+		for _, suffix := range []string{"", ".checked"} {
+			words := strings.Fields(line)
+			name := "switch-to-configuration " + words[0] + ": " + words[1]
+			if suffix == "" {
+				name += ", the old system's, too"
+			}
+			fault := shell(name, "mkdir -p /run/fleet-faults; echo '"+line+"' >/run/fleet-faults/switch-to-configuration"+suffix, "")
+			fault.early = true
+			faults = append(faults, fault)
+		}
+	}
+	return faults
+}
 
 func TestSoak(t *testing.T) {
 	if *soakSeed == 0 {
@@ -152,6 +170,9 @@ func soakFields(t *testing.T) []*soakField {
 			s.Content = name
 			guard := quick()
 			guard["switchTimeout"], guard["rollbackTimeout"] = 8, 10
+			if name == "soaks" {
+				guard["soak"] = 2
+			}
 			s.Deploy = map[string]any{"address": h.Spec.Address, "guard": guard}
 			all[h.Name] = s
 		}
@@ -191,27 +212,36 @@ func (f *soakField) soak(t *testing.T, r *rand.Rand) {
 	for system == before.content {
 		system = good[r.IntN(len(good))]
 	}
-	for name := range soakSystems() { // in random order
-		if r.IntN(25) == 0 && name != before.content {
-			system = name
-			break
+	if r.IntN(4) == 0 {
+		if any := slices.Sorted(maps.Keys(soakSystems()))[r.IntN(len(soakSystems()))]; any != before.content {
+			system = any
 		}
 	}
 	action := "switch"
 	if r.IntN(4) == 0 {
 		action = "reboot"
 	}
-	faults := soakFaults()
-	chosen := faults[:0:0]
+	var chosen []soakFault
 	for range []int{1, 1, 1, 2, 2, 0}[r.IntN(6)] {
+		faults := soakFaults()
+		if r.IntN(4) == 0 {
+			faults = soakProgramFaults()
+		}
 		chosen = append(chosen, faults[r.IntN(len(faults))])
 	}
+	slices.SortStableFunc(chosen, func(a, b soakFault) int { return early(a) - early(b) })
 	i := &incident{lookout: lookOut(t, f.host), t: t, h: f.host, p: &p}
-	done := p.begin(f.args(system, action)...)
 	var names []string
+	bad := !slices.Contains(good, system)
+	for len(chosen) > 0 && chosen[0].early {
+		chosen[0].do(t.Context(), f.host, &p, r)
+		names, bad = append(names, chosen[0].name), true
+		chosen = chosen[1:]
+	}
+	done := p.begin(f.args(system, action)...)
 	undone := make(chan struct{}, len(chosen))
 	for _, fault := range chosen {
-		if !i.moment(r) {
+		if !i.moment(r, action, bad) {
 			undone <- struct{}{}
 			continue
 		}
@@ -235,6 +265,9 @@ func (f *soakField) soak(t *testing.T, r *rand.Rand) {
 	if txn, _ := i.now(); txn != "" && !i.awaitEnd(4*time.Minute) {
 		t.Errorf("the transaction did not end")
 	}
+	if _, err := f.host.Sh(t.Context(), "systemctl is-active --quiet emergency.target"); err == nil {
+		_ = f.host.Reboot(t.Context()) // it has ended before that happened to it, and nobody looks after the host
+	}
 	_ = f.host.WaitBoot(t.Context())
 	i.lookout.close()
 	got := f.judge(t, i, before, hostSpec{Content: system})
@@ -243,27 +276,43 @@ func (f *soakField) soak(t *testing.T, r *rand.Rand) {
 	f.restore(t, &p)
 }
 
+// early orders faults.
+func early(f soakFault) int {
+	if f.early {
+		return 0
+	}
+	return 1
+}
+
 // moment waits for the moment of a fault; false where it does not come.
-func (i *incident) moment(r *rand.Rand) bool {
-	if r.IntN(2) == 0 {
+func (i *incident) moment(r *rand.Rand, action string, bad bool) bool {
+	if r.IntN(3) == 0 {
 		if !i.await(60*time.Second, prepared, switching, staging) {
 			return false
 		}
-		time.Sleep(time.Duration(r.IntN(6000)) * time.Millisecond)
+		time.Sleep(time.Duration(r.IntN(4000)) * time.Millisecond)
 		_, last := i.now()
 		return last.open()
 	}
-	if !i.await(60*time.Second, soakPhases[r.IntN(len(soakPhases))]) {
+	phases := []string{prepared, switching, judging, awaitConfirm, committing}
+	if action == "reboot" {
+		phases = []string{prepared, staging, rebooting, judging, awaitConfirm, committing}
+	}
+	if bad {
+		phases = append(phases, rollingBack, rollbackReboot, verifying)
+	}
+	if !i.await(60*time.Second, phases[r.IntN(len(phases))]) {
 		return false
 	}
-	time.Sleep(time.Duration(r.IntN(500)) * time.Millisecond)
-	return true
+	time.Sleep(time.Duration(r.IntN(700)) * time.Millisecond)
+	_, last := i.now()
+	return last.open()
 }
 
 // name is the row of the table.
 func name(system, action string, faults []string) string {
 	what := ""
-	if !strings.Contains("a b c slow", system) {
+	if !slices.Contains(good, system) {
 		what = ", with a bad system"
 	}
 	if action == "reboot" {
@@ -295,6 +344,9 @@ func (f *soakField) conclude(i *incident, r result, got ending, name string) {
 	case got == endNothing:
 		wrong = r.code == 0 || r.code == 4
 	}
+	if r.took > 170*time.Second {
+		t.Errorf("the deployment did not end by itself")
+	}
 	if verified > toSafety {
 		t.Errorf("verified %s after the old system's activation or the reboot", verified)
 	}
@@ -315,7 +367,7 @@ func (f *soakField) conclude(i *incident, r result, got ending, name string) {
 // restore has the host run and boot the same good system before the next run.
 func (f *soakField) restore(t *testing.T, p *project) {
 	at := f.stand(t)
-	if at.runs == at.boots && at.runs == at.profile && strings.Contains("a b c slow", at.content) {
+	if at.runs == at.boots && at.runs == at.profile && slices.Contains(good, at.content) {
 		return
 	}
 	f.deploy("a", "switch").want(0)
