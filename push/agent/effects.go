@@ -212,7 +212,16 @@ func (g *guardian) finish() {
 	if err := g.record(e, false); err != nil {
 		g.say("the journal cannot be written: %v", err)
 	}
-	_ = g.host.Units.Stop(g.ctx, backstopTimer(g.txn())) // it would find nothing to do
+	g.stopBackstop()
+}
+
+// stopBackstop tries for a while: a timer that stays finds nothing to do.
+func (g *guardian) stopBackstop() {
+	ctx, cancel := context.WithTimeout(g.ctx, unitStartTimeout)
+	defer cancel()
+	if err := g.host.Units.Stop(ctx, backstopTimer(g.txn())); err != nil {
+		g.say("stop the backstop: %v", err)
+	}
 }
 
 // drain takes the host out of use before anything is begun.

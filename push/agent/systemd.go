@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// unitStartTimeout bounds how long systemd may take to execute a program, and unitStartTry one of the tries.
+	// unitStartTimeout bounds how long systemd may take to execute a program, and unitStartTry one of the tries to start or to stop one.
 	unitStartTimeout = 30 * time.Second
 	unitStartTry     = 10 * time.Second
 	// systemdPause is the time between two tries. A systemd that executes itself anew (daemon-reexec, as some activations do) is away for
@@ -205,8 +205,25 @@ func (SystemdUnits) Running(ctx context.Context, name string) (bool, error) {
 	return running, err
 }
 
-// Stop stops the unit and waits for the end of its processes.
+// Stop stops the unit and waits for the end of its processes. Where systemd goes away meanwhile, nobody would ever report that end: the unit is
+// asked for again.
 func (SystemdUnits) Stop(ctx context.Context, name string) error {
+	for {
+		err := stopOnce(ctx, name)
+		if err == nil || !wentAway(err) {
+			return err
+		}
+		select {
+		case <-time.After(systemdPause):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+func stopOnce(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, unitStartTry)
+	defer cancel()
 	return withSystemd(ctx, func(conn *dbus.Conn) error {
 		done := make(chan string, 1)
 		_, err := conn.StopUnitContext(ctx, name, "replace", done)
