@@ -47,7 +47,7 @@ check-nix: build
 
 check-cluster: build
 	go test -tags cluster -count=1 -timeout 10m -run OnAHost ./push/agent ./secretsgen/install
-	go test -tags cluster -count=1 -timeout 30m ./checks/cluster
+	checks/cluster/run
 
 # Boots virtual machines with real boot loaders, and breaks what only a boot can show; see checks/vm/README.md.
 check-vm:
