@@ -169,7 +169,7 @@ func soakFields(t *testing.T) []*soakField {
 			s := spec
 			s.Content = name
 			guard := quick()
-			guard["switchTimeout"], guard["rollbackTimeout"] = 8, 10
+			guard["switchTimeout"], guard["rollbackTimeout"] = 12, 15
 			if name == "soaks" {
 				guard["soak"] = 2
 			}
@@ -255,9 +255,17 @@ func (f *soakField) soak(t *testing.T, r *rand.Rand) {
 			undone <- struct{}{}
 		})
 	}
-	res := <-done
 	for range chosen {
 		<-undone
+	}
+	var res result
+	for waiting := true; waiting; {
+		select {
+		case res = <-done:
+			waiting = false
+		case <-time.After(5 * time.Second):
+			f.leaveEmergency(i)
+		}
 	}
 	if txn, _ := i.now(); txn == "" {
 		time.Sleep(2 * time.Second) // one may just be beginning
@@ -265,15 +273,23 @@ func (f *soakField) soak(t *testing.T, r *rand.Rand) {
 	if txn, _ := i.now(); txn != "" && !i.awaitEnd(4*time.Minute) {
 		t.Errorf("the transaction did not end")
 	}
-	if _, err := f.host.Sh(t.Context(), "systemctl is-active --quiet emergency.target"); err == nil {
-		_ = f.host.Reboot(t.Context()) // it has ended before that happened to it, and nobody looks after the host
-	}
+	f.leaveEmergency(i)
 	_ = f.host.WaitBoot(t.Context())
 	i.lookout.close()
 	got := f.judge(t, i, before, hostSpec{Content: system})
 	f.conclude(i, res, got, name(system, action, names))
 	on(t, f.host, "rm -rf /run/fleet-faults; systemctl start ssh.service")
 	f.restore(t, &p)
+}
+
+// leaveEmergency reboots a host that has entered its emergency mode after its transaction had come to its end: nobody looks after it.
+func (f *soakField) leaveEmergency(i *incident) {
+	if txn, last := i.now(); txn == "" || last.open() {
+		return
+	}
+	if _, err := f.host.Sh(i.t.Context(), "systemctl is-active --quiet emergency.target"); err == nil {
+		_ = f.host.Reboot(i.t.Context())
+	}
 }
 
 // early orders faults.

@@ -163,6 +163,7 @@ func (p *project) feed(stdin string, argv ...string) result {
 	defer cancel()
 	cmd := p.command(ctx, argv...)
 	cmd.Stdin = strings.NewReader(stdin)
+	cmd.WaitDelay = 10 * time.Second // what runs on the operator's machine outlives its nsenter
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	start := time.Now()
@@ -170,6 +171,8 @@ func (p *project) feed(stdin string, argv ...string) result {
 	r := result{t: p.t, stdout: stdout.String(), stderr: stderr.String(), took: time.Since(start)}
 	var exit *exec.ExitError
 	switch {
+	case errors.Is(err, exec.ErrWaitDelay):
+		r.code = -1
 	case errors.As(err, &exit):
 		r.code = exit.ExitCode()
 	case err != nil:
