@@ -116,15 +116,16 @@ func TestADeployedHostRebootsIntoWhatWasDeployed(t *testing.T) {
 func TestActionsDoWhatTheyPromiseAndNoMore(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
-		action                  string
-		changesRun, changesBoot bool
+		action                               string
+		changesRun, changesNext, changesBoot bool
 	}{
-		{"build", false, false},
-		{"push", false, false},
-		{"dry-activate", false, false},
-		{"boot", false, true},
-		{"test", true, false},
-		{"switch", true, true},
+		{"build", false, false, false},
+		{"push", false, false, false},
+		{"dry-activate", false, false, false},
+		// The default waits until the system has booted and is well.
+		{"boot", false, true, false},
+		{"test", true, false, false},
+		{"switch", true, true, true},
 	} {
 		t.Run(tt.action, func(t *testing.T) {
 			h := take(t)
@@ -135,6 +136,9 @@ func TestActionsDoWhatTheyPromiseAndNoMore(t *testing.T) {
 			p.deploy(tt.action).want(0)
 			if changed := runs(t, h) != base; changed != tt.changesRun {
 				t.Errorf("the running system changed: %v, want %v", changed, tt.changesRun)
+			}
+			if changed := bootsNext(t, h) != base; changed != tt.changesNext {
+				t.Errorf("what the next boot brings changed: %v, want %v", changed, tt.changesNext)
 			}
 			if changed := boots(t, h) != base; changed != tt.changesBoot {
 				t.Errorf("the boot default changed: %v, want %v", changed, tt.changesBoot)

@@ -4,6 +4,7 @@ package cluster
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -220,12 +221,20 @@ func content(t *testing.T, h *lab.Host) string {
 	return on(t, h, "cat /etc/cluster-test 2>/dev/null || echo none")
 }
 
-// boots is the toplevel that the host would boot, and runs the one that is active.
+// boots is the toplevel that the host boots by default.
 func boots(t *testing.T, h *lab.Host) string {
 	t.Helper()
 	return on(t, h, `entry=$(sed -n 's/^default //p' /boot/loader/loader.conf 2>/dev/null) && sed -n 's/.*init=\([^ ]*\)\/init.*/\1/p' "/boot/loader/entries/$entry" || echo none`)
 }
 
+// bootsNext is the toplevel that the next boot brings: that of the entry for one boot, where there is one.
+func bootsNext(t *testing.T, h *lab.Host) string {
+	t.Helper()
+	once := on(t, h, `entry=$(cat /boot/loader/oneshot 2>/dev/null) && sed -n 's/.*init=\([^ ]*\)\/init.*/\1/p' "/boot/loader/entries/$entry" || true`)
+	return cmp.Or(once, boots(t, h))
+}
+
+// runs is the toplevel that is active.
 func runs(t *testing.T, h *lab.Host) string {
 	t.Helper()
 	return on(t, h, "readlink -f /run/current-system || echo none")
