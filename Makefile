@@ -24,7 +24,7 @@ demo: setup build bin/testbed
 demo-down: bin/testbed
 	@$(TESTBED) -lab demo down
 
-check: setup build check-lint check-go check-nix check-cluster
+check: setup build check-lint check-go check-faults check-nix check-cluster
 
 check-lint:
 	@checks/lint
@@ -32,8 +32,7 @@ check-lint:
 check-go:
 	FLEET_REQUIRE_ALL=1 go test ./...
 
-# Ends the guard and its workers, or the power, at every step of every kind of transaction. Not part of check yet: on hosts without a service
-# manager a worker whose guard was killed as it started can outlive the rollback, and one run in a few finds that.
+# Ends the guard and its workers, or the power, at every step of every kind of transaction.
 check-faults:
 	go test -tags faults -count=1 -timeout 30m -run EveryStep ./push/agent
 
@@ -53,7 +52,7 @@ check-cluster: build
 # Boots virtual machines with real boot loaders, and breaks what only a boot can show; see checks/vm/README.md.
 check-vm:
 	@checks/setup vm
-	go test -tags vm -count=1 -timeout 40m -parallel 2 ./checks/vm
+	go test -tags vm -count=1 -timeout 40m -parallel 2 ./checks/vm -update-reliability=$(if $(UPDATE),true,false)
 
 # Measures what depends on the machine, so it is not part of check; see checks/cluster/README.md.
 bench: setup build

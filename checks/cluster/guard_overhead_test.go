@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"fleet/checks/section"
 )
 
 // overheadGoal is what the guard may take on top of what plain tools do.
@@ -52,7 +54,7 @@ func TestGuardsOwnTime(t *testing.T) {
 		t.Errorf("the guard's own time is %s, want at most %s", own, overheadGoal)
 	}
 	if *updateReliability {
-		if err := replaceSection(reliability, "overhead", table); err != nil {
+		if err := section.Replace(reliability, "overhead", table); err != nil {
 			t.Error(err)
 		}
 	}

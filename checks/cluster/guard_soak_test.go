@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"fleet/checks/section"
 	"fleet/checks/testbed/lab"
 )
 
@@ -136,7 +137,7 @@ func TestSoak(t *testing.T) {
 	text := fmt.Sprintf("%d runs on %d hosts in %s, seed %d.\n\n%s", len(results.findings), len(fields), time.Since(begin).Round(time.Second), *soakSeed, results.String())
 	fmt.Fprintln(os.Stderr, text)
 	if *updateReliability {
-		if err := replaceSection(reliability, "soak", text); err != nil {
+		if err := section.Replace(reliability, "soak", text); err != nil {
 			t.Error(err)
 		}
 		*updateReliability = false // these are not the other tests' results

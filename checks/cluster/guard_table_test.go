@@ -6,11 +6,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"fleet/checks/section"
 )
 
 // updateReliability writes the results into docs/reliability.md.
@@ -99,20 +100,5 @@ func (r *resultTable) report(w io.Writer) error {
 	if !*updateReliability {
 		return nil
 	}
-	return replaceSection(reliability, "faults", r.String())
-}
-
-// replaceSection replaces what stands between two marks of a document.
-func replaceSection(path, name, text string) error {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	begin, end := "<!-- "+name+" -->\n", "<!-- end of "+name+" -->"
-	before, rest, ok := strings.Cut(string(data), begin)
-	_, after, ok2 := strings.Cut(rest, end)
-	if !ok || !ok2 {
-		return fmt.Errorf("%s has no section %q", path, name)
-	}
-	return os.WriteFile(path, []byte(before+begin+text+end+after), 0o644)
+	return section.Replace(reliability, "faults", r.String())
 }

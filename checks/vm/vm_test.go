@@ -5,6 +5,7 @@
 package vm
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,12 +15,17 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"fleet/checks/section"
 )
+
+var updateReliability = flag.Bool("update-reliability", false, "write the table into docs/reliability.md")
 
 // images are built once.
 var images map[bool]image
 
 func TestMain(m *testing.M) {
+	flag.Parse()
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "fleet-vm")
 		if err != nil {
@@ -31,7 +37,14 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		code := m.Run()
-		results.print()
+		text := results.String()
+		fmt.Println("\n" + text)
+		if *updateReliability && code == 0 {
+			if err := section.Replace("../../docs/reliability.md", "boots", text); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
+		}
 		return code
 	}())
 }
@@ -75,11 +88,11 @@ func (r *table) add(efi bool, fault, outcome string, took time.Duration) {
 	fmt.Println(row)
 }
 
-func (r *table) print() {
+func (r *table) String() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	slices.Sort(r.rows)
-	fmt.Println("\n| loader | fault | outcome | seconds |\n|---|---|---|---|\n" + strings.Join(r.rows, "\n"))
+	return "| loader | fault | outcome | seconds |\n|---|---|---|---|\n" + strings.Join(r.rows, "\n") + "\n"
 }
 
 func loaderName(efi bool) string {

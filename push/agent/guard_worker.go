@@ -167,11 +167,11 @@ func (h *Host) workerRuns(ctx context.Context, txn string, number int) bool {
 	return err == nil && running
 }
 
-// killWorker kills all that a worker has started, and returns when that is gone.
+// killWorker kills all that a worker has started, and returns when that is gone. The worker does not begin after that.
 func (h *Host) killWorker(ctx context.Context, txn string, number int) error {
 	ctx, cancel := context.WithTimeout(ctx, killPatience)
 	defer cancel()
-	err := h.Units.Kill(ctx, workerUnit(txn, number))
+	err := errors.Join(h.forbidWorker(txn, number), h.Units.Kill(ctx, workerUnit(txn, number)))
 	// Where no service manager knows it any more, its file says who it is.
 	alive := h.workerFile(txn, workerAlive, number)
 	for {
@@ -192,6 +192,18 @@ func (h *Host) killWorker(ctx context.Context, txn string, number int) error {
 			return fmt.Errorf("end %q: %w", workerUnit(txn, number), ctx.Err())
 		}
 	}
+}
+
+// forbidWorker leaves the exit code of a worker that has none. Its guard may have died just after it had started the process, which nobody finds before it
+// has its lock: it looks for an exit code once it has that, so it either finds this one, or is found.
+func (h *Host) forbidWorker(txn string, number int) error {
+	if _, err := os.Stat(h.workerFile(txn, workerOrder, number)); err != nil {
+		return nil // it was never to begin
+	}
+	if _, _, ended := h.ending(txn, number); ended {
+		return nil
+	}
+	return writeJSON(h.workerFile(txn, workerEnding, number), ending{Exit: -1, Detail: "it was killed"})
 }
 
 // RunGuardWorker runs the one program that the guard has ordered for this number, and leaves its exit code. It is run once: a worker that finds an exit code
