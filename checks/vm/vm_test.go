@@ -118,6 +118,7 @@ func TestMachines(t *testing.T) {
 				{"an entry that counts boots", countsBoots},
 				{"a broken system comes back by itself", comesBack},
 				{"a boot that nobody confirms goes back", goesBack},
+				{"the wall clock is set while a confirmation is waited for", setsClock},
 				{"a power cut in a commit", cutCommit},
 				{"a power cut in a staging", cutStaging},
 				{"a power cut after the new system has booted", cutAfterBoot},
@@ -194,12 +195,35 @@ func comesBack(t *testing.T, v *machine, system string) string {
 
 // goesBack is R2: the default is the old system still.
 func goesBack(_ *testing.T, v *machine, system string) string {
-	txn := strings.TrimSpace(v.do("guest begin reboot " + other(system) + " unconfirmed"))
+	txn := strings.TrimSpace(v.do("guest begin reboot " + other(system) + " 2"))
 	v.start(fmt.Sprintf(guardIt, txn))
 	v.expectUp(other(system))
 	since := time.Now()
 	v.start("fleet-helper boot-guard")
 	v.expectUp(system)
 	v.recovered(txn, "guarded reboot: not confirmed", since)
+	return system
+}
+
+// setsClock steps the wall clock by a day, as a clock that was wrong is set by the network. The deadline is that of the clock of the boot: it neither passes
+// at once nor moves away.
+func setsClock(t *testing.T, v *machine, system string) string {
+	const confirm, slack = 10, 2
+	for _, step := range []string{"+ 86400", "- 86400"} {
+		txn := strings.TrimSpace(v.do(fmt.Sprintf("guest begin switch %s %d", other(system), confirm)))
+		since := time.Now()
+		out := v.do(fmt.Sprintf(`fleet-helper guard --txn %s & until grep -q await-confirm /nix/var/fleet/txn-%[1]s.log; do usleep 20000; done; `+
+			`date -s @$(($(date +%%s) %s)) >/dev/null; begin=$(cut -d. -f1 /proc/uptime); wait $!; echo waited $(($(cut -d. -f1 /proc/uptime) - begin))`, txn, step))
+		var waited int
+		if _, text, ok := strings.Cut(out, "waited "); !ok {
+			t.Fatalf("no time in %s", out)
+		} else if _, err := fmt.Sscan(text, &waited); err != nil {
+			t.Fatal(err)
+		}
+		if waited < confirm-slack {
+			t.Errorf("wall clock %s s: the confirmation was waited for for %d s", step, waited)
+		}
+		v.recovered(txn, "the wall clock is set by "+step+" s while a confirmation is waited for", since)
+	}
 	return system
 }

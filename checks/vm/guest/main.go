@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 
 	"fleet/push/agent"
 	"fleet/push/guard"
@@ -30,7 +31,7 @@ func run(args []string) error {
 	}
 	loader := host.Loader()
 	if len(args) < 1 {
-		return errors.New("guest can-stage | stage NEW | unstage NEW | show | preflight NEW | begin ACTION NEW [unconfirmed] | settled TXN")
+		return errors.New("guest can-stage | stage NEW | unstage NEW | show | preflight NEW | begin ACTION NEW [SECONDS] | settled TXN")
 	}
 	old := loader.Default().Toplevel.String()
 	switch args[0] {
@@ -47,9 +48,16 @@ func run(args []string) error {
 		return nil
 	case "begin":
 		host.Helper = "/bin/fleet-helper"
+		// Somebody has to confirm within that time, and nobody will.
+		wait := 2
+		if len(args) > 3 {
+			if wait, err = strconv.Atoi(args[3]); err != nil {
+				return err
+			}
+		}
 		txn, err := agent.BeginUnguarded(context.Background(), host, proto.BeginRequest{
 			Action: proto.Action(args[1]), Toplevel: args[2], Owner: "check",
-			Guard: &proto.GuardPolicy{SelfConfirm: len(args) < 4, ConfirmSeconds: 2, BootConfirmSeconds: 2, Reboot: "always"},
+			Guard: &proto.GuardPolicy{SelfConfirm: len(args) < 4, ConfirmSeconds: wait, BootConfirmSeconds: wait, Reboot: "always"},
 		})
 		if err != nil {
 			return err
