@@ -147,6 +147,23 @@ func TestActionsDoWhatTheyPromiseAndNoMore(t *testing.T) {
 	}
 }
 
+// Whoever looks after the boot of a guarded reboot is still there then.
+func TestADeploymentRightAfterAGuardedReboot(t *testing.T) {
+	t.Parallel()
+	h := take(t)
+	p := newProject(t, map[string]hostSpec{h.Name: {Content: "base"}})
+	p.deploy("switch").want(0)
+	for _, round := range []string{"1", "2", "3"} {
+		p.write(map[string]hostSpec{h.Name: {Content: "booted " + round}})
+		p.deploy("reboot").want(0)
+		p.write(map[string]hostSpec{h.Name: {Content: "switched " + round}})
+		p.deploy("switch").want(0)
+	}
+	if got := content(t, h); got != "switched 3" {
+		t.Errorf("the host holds %q", got)
+	}
+}
+
 func TestATestedSystemIsGoneAfterAReboot(t *testing.T) {
 	h := take(t)
 	p := newProject(t, map[string]hostSpec{h.Name: {Content: "kept"}})

@@ -387,5 +387,5 @@ func (f *soakField) restore(t *testing.T, p *project) {
 	if at.runs == at.boots && at.runs == at.profile && slices.Contains(good, at.content) {
 		return
 	}
-	f.deploy("a", "switch").want(0)
+	p.deploy(f.args("a", "switch")...).want(0)
 }

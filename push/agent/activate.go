@@ -319,9 +319,9 @@ func (h *Host) withdraw(ctx context.Context, txn string) (bool, error) {
 	return true, h.forget(txn)
 }
 
-// awaitGuard waits until somebody guards the transaction, or it has ended already.
+// awaitGuard waits until somebody guards the transaction, or it has ended already. A guard that was seen to come and has gone is started again.
 func (h *Host) awaitGuard(ctx context.Context, txn string) error {
-	deadline := time.Now().Add(guardStart)
+	begun, looked := time.Now(), time.Now()
 	for {
 		if h.journalHeld(txn) {
 			return nil
@@ -332,8 +332,13 @@ func (h *Host) awaitGuard(ctx context.Context, txn string) error {
 			return err
 		case !e.open() || e.State.Phase == guard.Staged:
 			return nil
-		case time.Now().After(deadline):
+		case time.Since(begun) > guardStart:
 			return fmt.Errorf("the guard of transaction %s does not begin: %s", txn, h.lastWordsOf(txn))
+		case time.Since(looked) > unitLook:
+			looked = time.Now()
+			if err := h.ensureGuard(ctx, txn); err != nil {
+				return err
+			}
 		}
 		select {
 		case <-time.After(guardPoll):

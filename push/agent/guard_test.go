@@ -403,6 +403,27 @@ func TestALossOfPowerBringsTheOldSystemBack(t *testing.T) {
 	}
 }
 
+// Two that start a guard at the same moment are in each other's way.
+func TestTheBootGuardLeavesAloneWhatBeginsLater(t *testing.T) {
+	a, _, two := switched(t)
+	txn := a.guarded(proto.ActionSwitch, two, proto.GuardPolicy{})
+	boot(t, a.host, 2)
+	returned := make(chan error, 1)
+	go func() { returned <- BootGuard(t.Context(), a.host, func() error { return nil }) }()
+	waitUntil(t, "the end of the first", func() bool {
+		st, err := a.host.status(txn)
+		return err == nil && st.State == proto.TxnRolledBack
+	})
+	second := a.guarded(proto.ActionSwitch, two, proto.GuardPolicy{ConfirmSeconds: 60})
+	if err := <-returned; err != nil {
+		t.Fatal(err)
+	}
+	if st, err := a.host.status(second); err != nil || st.State != proto.TxnAwaitConfirm {
+		t.Errorf("%+v, %v", st, err)
+	}
+	a.abort(second)
+}
+
 func TestAStagedBootDecidesWhenItComes(t *testing.T) {
 	a, one, two := switched(t)
 	st := a.do(proto.ActionBoot, two)
@@ -463,7 +484,7 @@ func TestAGuardedRebootIsConfirmedOrGoesBack(t *testing.T) {
 			if system := boot(t, a.host, 3); system != two {
 				t.Fatalf("it boots %q", system)
 			}
-			if _, err := a.host.startOpen(t.Context()); err != nil {
+			if _, err := a.host.startOpen(t.Context(), ""); err != nil {
 				t.Fatal(err)
 			}
 			a.reaches(txn, proto.TxnAwaitConfirm)

@@ -61,7 +61,8 @@ func (h *Host) ensureGuard(ctx context.Context, txn string) error {
 		return err
 	}
 	err = h.Units.Start(ctx, h.guardProcess(guardUnit(txn), txn, helper))
-	if err != nil && h.guarded(ctx, txn) {
+	// Somebody else may be starting it at the same moment: another session, or whoever looks after a boot.
+	if err != nil && (unitExists(err) || h.guarded(ctx, txn)) {
 		return nil
 	}
 	return err
@@ -175,11 +176,12 @@ func (h *Host) awaitEnd(ctx context.Context, txn string) error {
 	}
 }
 
-// BootGuard goes on, after a boot, with the transactions that have not ended: it starts their guards, and starts them again should one be gone. It activates
-// nothing itself, since it is a unit that an activation may stop. Ready is called once it has decided what there is to do; it returns when all have ended.
+// BootGuard goes on, after a boot, with the transaction that has not ended: it starts its guard, and starts it again should that be gone. It activates
+// nothing itself, since it is a unit that an activation may stop. Ready is called once it has decided what there is to do; it returns when that transaction has
+// ended. One that begins later is not its business: who begins it starts its guard, and two that start it would be in each other's way.
 func BootGuard(ctx context.Context, host *Host, ready func() error) error {
 	var errs []error
-	txn, err := host.startOpen(ctx)
+	txn, err := host.startOpen(ctx, "")
 	errs = append(errs, err)
 	if err := ready(); err != nil {
 		errs = append(errs, err)
@@ -190,17 +192,18 @@ func BootGuard(ctx context.Context, host *Host, ready func() error) error {
 		case <-ctx.Done():
 			return nil // the guards go on, or the host goes down
 		}
-		if txn, err = host.startOpen(ctx); err != nil && err.Error() != errs[len(errs)-1].Error() {
+		if txn, err = host.startOpen(ctx, txn); err != nil && err.Error() != errs[len(errs)-1].Error() {
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// startOpen makes sure that the open transaction is guarded, and returns its name. What is staged for a boot that has not come needs no guard.
-func (h *Host) startOpen(ctx context.Context) (string, error) {
+// startOpen makes sure that the open transaction is guarded, and returns its name. What is staged for a boot that has not come needs no guard, and neither
+// does one that is another than only, where that is not empty.
+func (h *Host) startOpen(ctx context.Context, only string) (string, error) {
 	txn, _, e, err := h.openTxn()
-	if err != nil || txn == "" || e.State.Phase == guard.Staged && e.State.BootID == h.bootID() {
+	if err != nil || txn == "" || only != "" && txn != only || e.State.Phase == guard.Staged && e.State.BootID == h.bootID() {
 		return "", err
 	}
 	return txn, h.ensureGuard(ctx, txn)
