@@ -149,7 +149,6 @@ func TestActionsDoWhatTheyPromiseAndNoMore(t *testing.T) {
 
 // Whoever looks after the boot of a guarded reboot is still there then.
 func TestADeploymentRightAfterAGuardedReboot(t *testing.T) {
-	t.Parallel()
 	h := take(t)
 	p := newProject(t, map[string]hostSpec{h.Name: {Content: "base"}})
 	p.deploy("switch").want(0)
