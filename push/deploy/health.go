@@ -95,6 +95,7 @@ func (v *vigil) try(ctx context.Context, name string, check proto.HealthCheck) (
 		return look(ctx, v.h.name, v.h.host.Deploy.Address, name, check), nil
 	}
 	session, err := v.h.sessions.get(ctx, check.From)
+	defer v.h.sessions.forget(check.From) // the other host may come back within the check's time
 	defer v.h.sessions.giveBack(check.From)
 	if err != nil {
 		return "", err

@@ -30,7 +30,7 @@ func newSessions(open func(context.Context, string) (Session, error), limit int)
 }
 
 // get returns the host's session, opened by the first who asks. It stays open until all who got it have given it back, at the latest until
-// closeAll. A host that could not be reached is not tried again.
+// closeAll. A host that could not be reached is not tried again before [sessions.forget].
 func (s *sessions) get(ctx context.Context, host string) (Session, error) {
 	s.mu.Lock()
 	o, known := s.hosts[host]
@@ -91,6 +91,15 @@ func (s *sessions) giveBack(host string) {
 	delete(s.hosts, host)
 	s.mu.Unlock()
 	o.close()
+}
+
+// forget lets a later get try a host again that could not be reached, where nobody else waits for it.
+func (s *sessions) forget(host string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if o := s.hosts[host]; o != nil && o.users == 0 && o.session == nil {
+		delete(s.hosts, host)
+	}
 }
 
 // closeAll ends all sessions, whoever has them.
