@@ -20,6 +20,7 @@ import (
 	"fleet/closure"
 	"fleet/closure/storepath"
 	"fleet/evaluator/plan"
+	"fleet/push/pack"
 	"fleet/push/transport"
 )
 
@@ -84,7 +85,7 @@ type Connector struct {
 	Reporter Reporter
 	// Software names our version to agents, for their messages.
 	Software string
-	// Level is the zstd level of pushes, 1 to 22; 0 means 3.
+	// Level is the zstd level of pushes, 1 to 22; 0 means one that fits the link's speed.
 	Level    int
 	Retry    Retry
 	Timeouts Timeouts
@@ -92,6 +93,9 @@ type Connector struct {
 	vault vault
 	// exports holds the helpers' exports, made once for all hosts of a system.
 	exports exportCache
+	// pack makes what pushes send.
+	pack     *pack.Cache
+	packOnce sync.Once
 }
 
 // HostSpec names a host and how it is reached, as the plan says.

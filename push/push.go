@@ -10,6 +10,7 @@ import (
 	"fleet/closure"
 	"fleet/closure/storepath"
 	"fleet/evaluator/plan"
+	"fleet/push/pack"
 	"fleet/push/proto"
 )
 
@@ -55,7 +56,7 @@ func (s *Session) Push(ctx context.Context, request PushRequest) (PushResult, er
 
 func newTransfer(s *Session, request PushRequest, graph *closure.Graph) *transfer {
 	return &transfer{
-		s: s, request: request, graph: graph, damaged: map[storepath.Path]bool{}, progress: newProgress(s, request.Step),
+		s: s, request: request, graph: graph, order: levels(graph), damaged: map[storepath.Path]bool{}, progress: newProgress(s, request.Step),
 	}
 }
 
@@ -73,9 +74,11 @@ func (t *transfer) repeat(ctx context.Context, work func(context.Context, *link)
 
 // transfer is one push across connections.
 type transfer struct {
-	s        *Session
-	request  PushRequest
-	graph    *closure.Graph
+	s       *Session
+	request PushRequest
+	graph   *closure.Graph
+	// order are the graph's paths in the order in which they are sent.
+	order    []storepath.Path
 	progress *progress
 	// need is what was missing at first, in bytes.
 	need        uint64
@@ -94,75 +97,108 @@ func (t *transfer) result() PushResult {
 func (t *transfer) round(ctx context.Context, l *link) (progress bool, err error) {
 	before, _ := t.progress.counts()
 	defer func() { now, _ := t.progress.counts(); progress = now > before }()
-	infos, err := t.missing(ctx, l)
-	if err != nil {
+	entries, rooted, err := t.missing(ctx, l)
+	if err != nil || rooted {
 		return false, err
 	}
-	if len(infos) > 0 {
-		if err := t.send(ctx, l, infos); err != nil {
+	if len(entries) > 0 {
+		if err := t.send(ctx, l, entries); err != nil {
 			return false, err
 		}
 	}
 	return false, t.root(ctx, l)
 }
 
-// missing asks for what the host lacks, references first, in one round trip; the agent protects all of it from then on.
-func (t *transfer) missing(ctx context.Context, l *link) ([]closure.PathInfo, error) {
-	order := t.graph.Topological()
-	names := pathStrings(order)
+// missing asks for what the host lacks, references first, in one round trip; the agent protects all of it from then on. Where that is nothing, it has also
+// set the roots.
+func (t *transfer) missing(ctx context.Context, l *link) (entries []pack.Entry, rooted bool, err error) {
+	ask, err := t.survey(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	result, err := t.askMissing(ctx, l, &ask)
+	if err != nil || result.Rooted {
+		return nil, result.Rooted, err
+	}
+	missing := make([]closure.PathInfo, len(result.Missing))
+	for i, place := range result.Missing {
+		if place < 0 || place >= len(ask.paths) || i > 0 && place <= result.Missing[i-1] {
+			return nil, false, &proto.Error{Code: proto.CodeInternal, Message: "the host misses paths that it was not asked for"}
+		}
+		missing[i], _ = t.graph.Info(ask.paths[place])
+	}
+	if t.request.Substitute && !t.substituted && len(missing) > 0 {
+		if missing, err = t.substitute(ctx, l, missing); err != nil {
+			return nil, false, err
+		}
+	}
+	return t.entries(missing, ask), false, t.prepare(missing)
+}
+
+// askMissing asks without the closures of what the host has said it has, and with them where it does not have it any more.
+func (t *transfer) askMissing(ctx context.Context, l *link, ask *survey) (proto.MissingResult, error) {
+	request := proto.MissingRequest{Paths: ask.names(), Known: pathStrings(ask.known), Bases: ask.baseLines(), Roots: t.roots()}
 	var result proto.MissingResult
-	if err := l.ask(ctx, proto.MethodMissing, proto.MissingRequest{Paths: names}, &result); err != nil {
+	if err := l.ask(ctx, proto.MethodMissing, request, &result); err != nil {
+		return result, err
+	}
+	if result.Unknown {
+		ask.paths, ask.known = t.order, nil
+		request.Paths, request.Known, result = ask.names(), nil, proto.MissingResult{}
+		if err := l.ask(ctx, proto.MethodMissing, request, &result); err != nil {
+			return result, err
+		}
+	}
+	for _, place := range result.Refused {
+		if place < 0 || place >= len(ask.bases) {
+			return result, &proto.Error{Code: proto.CodeInternal, Message: "the host refuses bases that it was not asked for"}
+		}
+		ask.refused[ask.bases[place].Path] = true
+	}
+	return result, nil
+}
+
+// substitute has the host's own substituters serve what they have.
+func (t *transfer) substitute(ctx context.Context, l *link, missing []closure.PathInfo) ([]closure.PathInfo, error) {
+	names := make([]string, len(missing))
+	for i, info := range missing {
+		names[i] = info.Path.String()
+	}
+	var result proto.SubstituteResult
+	if err := l.ask(ctx, proto.MethodSubstitute, proto.SubstituteRequest{Paths: names}, &result); err != nil {
 		return nil, err
 	}
-	if t.request.Substitute && !t.substituted && len(result.Missing) > 0 {
-		left := proto.MissingResult{}
-		if err := l.ask(ctx, proto.MethodSubstitute, proto.SubstituteRequest{Paths: result.Missing}, &left); err != nil {
-			return nil, err
-		}
-		t.substituted, result = true, left
-	}
-	missing := make(map[string]bool, len(result.Missing))
+	t.substituted = true
+	left := make(map[string]bool, len(result.Missing))
 	for _, name := range result.Missing {
-		missing[name] = true
+		left[name] = true
 	}
-	var infos []closure.PathInfo
-	var size uint64
-	for i, path := range order {
-		if missing[names[i]] {
-			info, _ := t.graph.Info(path)
-			infos = append(infos, info)
-			size += info.NarSize
-			delete(missing, names[i])
-		}
-	}
-	if len(missing) > 0 {
-		return nil, &proto.Error{Code: proto.CodeInternal, Message: "the host misses paths that it was not asked for"}
-	}
-	return infos, t.prepare(infos, size)
+	return slices.DeleteFunc(missing, func(info closure.PathInfo) bool { return !left[info.Path.String()] }), nil
 }
 
 // prepare checks, before anything is sent, that the host will take it.
-func (t *transfer) prepare(infos []closure.PathInfo, size uint64) error {
+func (t *transfer) prepare(infos []closure.PathInfo) error {
+	var size uint64
+	for _, info := range infos {
+		size += info.NarSize
+	}
 	if !t.counted {
 		t.counted, t.need = true, size
 	}
 	t.progress.expect(uint64(len(infos)), size)
-	info := t.s.Info()
-	if len(infos) > 0 && size > info.StoreFree && info.StoreFree > 0 {
-		t.s.warn(t.request.Step, fmt.Sprintf("%s are to be imported, the store's file system has %s free", formatBytes(size), formatBytes(info.StoreFree)))
+	host := t.s.Info()
+	if len(infos) > 0 && size > host.StoreFree && host.StoreFree > 0 {
+		t.s.warn(t.request.Step, fmt.Sprintf("%s are to be imported, the store's file system has %s free", formatBytes(size), formatBytes(host.StoreFree)))
 	}
-	if info.Trusted {
+	if host.Trusted {
 		return nil
 	}
 	// A daemon that does not tell whom it trusts answers at the first path.
 	refuse := &NotTrustedError{Host: t.s.spec.Target.Host, User: t.s.user()}
-	for i := range infos {
-		if t.request.Signer != nil {
-			// The graph shares its slices with other pushes.
-			infos[i].Signatures = append(slices.Clone(infos[i].Signatures), t.request.Signer.Sign(infos[i]))
-		} else if len(infos[i].Signatures) == 0 && infos[i].CA == "" && !info.TrustUnknown {
+	for _, info := range infos {
+		if t.request.Signer == nil && len(info.Signatures) == 0 && info.CA == "" && !host.TrustUnknown {
 			if refuse.Count++; refuse.Count == 1 {
-				refuse.Path = infos[i].Path
+				refuse.Path = info.Path
 			}
 		}
 	}
@@ -172,17 +208,34 @@ func (t *transfer) prepare(infos []closure.PathInfo, size uint64) error {
 	return nil
 }
 
-// root protects what was pushed until the next push.
-func (t *transfer) root(ctx context.Context, l *link) error {
+// signed is the info with our signature, where the host needs one. The graph shares its slices with other pushes.
+func (t *transfer) signed(info closure.PathInfo) closure.PathInfo {
+	if t.request.Signer != nil && !t.s.Info().Trusted {
+		info.Signatures = append(slices.Clone(info.Signatures), t.request.Signer.Sign(info))
+	}
+	return info
+}
+
+// roots are the GC roots of the request.
+func (t *transfer) roots() []proto.RootRequest {
 	if t.request.RootName == "" {
 		return nil
 	}
+	var roots []proto.RootRequest
 	for i, path := range t.request.Roots {
 		name := t.request.RootName
 		if i > 0 {
 			name = fmt.Sprintf("%s-%d", name, i+1)
 		}
-		if err := l.ask(ctx, proto.MethodRoot, proto.RootRequest{Name: name, Path: path.String()}, nil); err != nil {
+		roots = append(roots, proto.RootRequest{Name: name, Path: path.String()})
+	}
+	return roots
+}
+
+// root protects what was pushed until the next push.
+func (t *transfer) root(ctx context.Context, l *link) error {
+	for _, root := range t.roots() {
+		if err := l.ask(ctx, proto.MethodRoot, root, nil); err != nil {
 			return err
 		}
 	}

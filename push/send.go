@@ -2,26 +2,21 @@ package push
 
 import (
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 
 	"fleet/closure"
 	"fleet/closure/storepath"
+	"fleet/push/pack"
 	"fleet/push/proto"
 )
 
-const (
-	// defaultLevel is zstd's own default: at it one core still fills a gigabit link.
-	defaultLevel = 3
-	// maxAck bounds an acknowledgement's line, in bytes.
-	maxAck = 4 << 10
-)
+// maxAck bounds an acknowledgement's line, in bytes.
+const maxAck = 4 << 10
 
 // send streams paths, references first, and returns when the host has registered all of them.
-func (t *transfer) send(ctx context.Context, l *link, infos []closure.PathInfo) error {
+func (t *transfer) send(ctx context.Context, l *link, entries []pack.Entry) error {
 	client, err := l.data(ctx)
 	if err != nil {
 		return err
@@ -32,12 +27,12 @@ func (t *transfer) send(ctx context.Context, l *link, infos []closure.PathInfo) 
 	}
 	defer stream.Cancel()
 	acks := make(chan error, 1)
-	pending := make(map[string]closure.PathInfo, len(infos))
-	for _, info := range infos {
-		pending[info.Path.String()] = info
+	pending := make(map[string]closure.PathInfo, len(entries))
+	for _, e := range entries {
+		pending[e.Info.Path.String()] = e.Info
 	}
 	go func() { acks <- t.acknowledge(stream, pending) }()
-	writeErr := t.write(ctx, stream, infos)
+	writeErr := t.write(ctx, stream, entries)
 	if writeErr != nil && !errors.Is(writeErr, proto.ErrEnded) {
 		stream.Cancel()
 		<-acks
@@ -45,7 +40,7 @@ func (t *transfer) send(ctx context.Context, l *link, infos []closure.PathInfo) 
 	}
 	ackErr := <-acks
 	if err := stream.Result(nil); err != nil {
-		return t.damage(err, infos, pending)
+		return t.damage(ctx, err, entries, pending)
 	}
 	switch {
 	case ackErr != nil:
@@ -59,16 +54,25 @@ func (t *transfer) send(ctx context.Context, l *link, infos []closure.PathInfo) 
 	return nil
 }
 
-// damage makes an agent's refusal of damaged data into an error that names the path.
-func (t *transfer) damage(err error, infos []closure.PathInfo, pending map[string]closure.PathInfo) error {
+// damage makes an agent's refusal of damaged data into an error that names the path, and says whose copy is damaged.
+func (t *transfer) damage(ctx context.Context, err error, entries []pack.Entry, pending map[string]closure.PathInfo) error {
 	answer, ok := errors.AsType[*proto.Error](err)
 	if !ok || answer.Code != proto.CodeCorrupt {
 		return err
 	}
 	path := errorPath(answer)
-	for _, info := range infos {
-		if _, left := pending[info.Path.String()]; left && path.IsZero() {
-			path = info.Path
+	for _, e := range entries {
+		if _, left := pending[e.Info.Path.String()]; left && path.IsZero() {
+			path = e.Info.Path
+		}
+	}
+	if info, ok := t.graph.Info(path); ok {
+		check := closure.NewVerifier()
+		if err := t.s.c.Source.NAR(ctx, path, check); err != nil {
+			return fmt.Errorf("read %q: %w", path, err)
+		}
+		if err := check.Check(info); err != nil {
+			return &CorruptError{Path: path, Reason: err.Error()}
 		}
 	}
 	return &CorruptError{Host: t.s.spec.Target.Host, Path: path, Reason: oneLine(answer.Message)}
@@ -92,102 +96,24 @@ func (t *transfer) acknowledge(stream *proto.Stream, pending map[string]closure.
 }
 
 // write sends the import stream.
-func (t *transfer) write(ctx context.Context, stream *proto.Stream, infos []closure.PathInfo) error {
-	level := t.s.c.Level
-	if level == 0 {
-		level = defaultLevel
-	}
-	sink := &sink{w: stream}
-	w, err := proto.NewImportWriter(sink, level)
-	if err != nil {
-		return err
-	}
-	for _, info := range infos {
-		if err = t.writePath(ctx, w, info); err != nil {
-			break
-		}
-	}
-	// Closing releases the encoder also where the stream is not wanted any more.
-	err = errors.Join(err, w.Close())
-	if sink.err != nil {
-		return sink.err
-	}
-	if err != nil {
-		return err
+func (t *transfer) write(ctx context.Context, stream *proto.Stream, entries []pack.Entry) error {
+	w := &frameWriter{cache: t.s.c.frames(), link: &gauge{w: stream}, fixed: t.s.c.Level}
+	if err := w.writeAll(ctx, append(pack.Layout(entries), pack.Spec{})); err != nil {
+		return t.unreadable(err)
 	}
 	return stream.CloseWrite()
 }
 
-// writePath sends one path and checks meanwhile that it is what its hash stands for.
-func (t *transfer) writePath(ctx context.Context, w *proto.ImportWriter, info closure.PathInfo) error {
-	body, err := w.Begin(wireInfo(info))
-	if err != nil {
+// unreadable says that our own store does not have what it says it has.
+func (t *transfer) unreadable(err error) error {
+	failed, ok := errors.AsType[*pack.ReadError](err)
+	if !ok {
 		return err
 	}
-	check := &checker{Verifier: closure.NewVerifier(), w: body, want: info}
-	if err := t.s.c.Source.NAR(ctx, info.Path, check); err != nil {
-		if check.err != nil {
-			return check.err
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		return fmt.Errorf("read %q: %w", info.Path, err)
+	if corrupt, ok := errors.AsType[*closure.CorruptError](failed.Err); ok {
+		return &CorruptError{Path: failed.Entry.Info.Path, Reason: corrupt.Error()}
 	}
-	return check.finish()
-}
-
-// checker passes a NAR on and measures it.
-type checker struct {
-	*closure.Verifier
-	w    io.Writer
-	want closure.PathInfo
-	// err is why it stopped taking data.
-	err error
-}
-
-func (c *checker) Write(p []byte) (int, error) {
-	if c.err != nil {
-		return 0, c.err
-	}
-	_, _ = c.Verifier.Write(p)
-	if _, size := c.Sum(); size > c.want.NarSize {
-		c.err = &CorruptError{Path: c.want.Path, Reason: fmt.Sprintf("its NAR is longer than the %d bytes that Nix registered", c.want.NarSize)}
-		return 0, c.err
-	}
-	var n int
-	n, c.err = c.w.Write(p)
-	return n, c.err
-}
-
-func (c *checker) finish() error {
-	if err := c.Check(c.want); c.err == nil && err != nil {
-		c.err = &CorruptError{Path: c.want.Path, Reason: err.Error()}
-	}
-	return c.err
-}
-
-// sink remembers the error of a connection, so that it is told apart from errors of reading.
-type sink struct {
-	w   io.Writer
-	err error
-}
-
-func (s *sink) Write(p []byte) (int, error) {
-	if s.err != nil {
-		return 0, s.err
-	}
-	n, err := s.w.Write(p)
-	s.err = err
-	return n, err
-}
-
-func wireInfo(info closure.PathInfo) proto.PathInfo {
-	wire := proto.PathInfo{
-		Path: info.Path.String(), NarHash: hex.EncodeToString(info.NarHash[:]), NarSize: info.NarSize,
-		References: pathStrings(info.References), Deriver: info.Deriver.String(), Signatures: info.Signatures, CA: info.CA,
-	}
-	return wire
+	return err
 }
 
 func pathStrings(paths []storepath.Path) []string {

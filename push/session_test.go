@@ -163,7 +163,7 @@ func TestCancelDuringAPushLeavesNoProcessOnTheHost(t *testing.T) {
 	awaitOutput(t, h, "pgrep -l fleet; pgrep -l -u free; true", "")
 }
 
-// hookSource calls nar before the n-th NAR is read, from 0.
+// hookSource calls nar before the n-th NAR is read or opened, from 0.
 type hookSource struct {
 	closure.Source
 	nar func(n int) error
@@ -173,14 +173,25 @@ type hookSource struct {
 }
 
 func (h *hookSource) NAR(ctx context.Context, path storepath.Path, w io.Writer) error {
+	if err := h.hook(); err != nil {
+		return err
+	}
+	return h.Source.NAR(ctx, path, w)
+}
+
+func (h *hookSource) View(ctx context.Context, path storepath.Path) (closure.View, error) {
+	if err := h.hook(); err != nil {
+		return nil, err
+	}
+	return h.Source.View(ctx, path)
+}
+
+func (h *hookSource) hook() error {
 	h.mu.Lock()
 	n := h.n
 	h.n++
 	h.mu.Unlock()
-	if err := h.nar(n); err != nil {
-		return err
-	}
-	return h.Source.NAR(ctx, path, w)
+	return h.nar(n)
 }
 
 // countingDialer counts connections.

@@ -34,6 +34,8 @@ type session struct {
 	// roots holds temporary roots for the whole session, and rooted is what it holds, for the case that the daemon is restarted.
 	roots  *daemon.Conn
 	rooted map[storepath.Path]struct{}
+	// bases are the paths that deltas may be made against.
+	bases  map[storepath.Path]storepath.Info
 	builds int
 }
 
@@ -41,7 +43,7 @@ type method func(ctx context.Context, req *proto.Request) (any, error)
 
 // newSession makes a session of the login user owner, whose own files lie in dir.
 func newSession(host *Host, dir string, owner int) *session {
-	s := &session{host: host, dir: dir, owner: owner, rooted: make(map[storepath.Path]struct{}), ending: func() {}}
+	s := &session{host: host, dir: dir, owner: owner, rooted: make(map[storepath.Path]struct{}), bases: make(map[storepath.Path]storepath.Info), ending: func() {}}
 	if self, err := processOf(os.Getpid()); err == nil {
 		s.born = self.started
 	}

@@ -115,11 +115,19 @@ func paths(samples []sample) []string {
 
 func missing(t *testing.T, client *proto.Client, want []string) []string {
 	t.Helper()
+	request := proto.MissingRequest{}
+	for _, path := range want {
+		request.Paths = append(request.Paths, strings.TrimPrefix(path, "/nix/store/"))
+	}
 	var result proto.MissingResult
-	if err := client.Call(t.Context(), proto.MethodMissing, proto.MissingRequest{Paths: want}, &result); err != nil {
+	if err := client.Call(t.Context(), proto.MethodMissing, request, &result); err != nil {
 		t.Fatal(err)
 	}
-	return result.Missing
+	var left []string
+	for _, place := range result.Missing {
+		left = append(left, want[place])
+	}
+	return left
 }
 
 func TestPathsArriveInAnEmptyStore(t *testing.T) {
@@ -183,7 +191,7 @@ func checkExport(t *testing.T, client *proto.Client, samples []sample) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(s.info, info); diff != "" {
+		if diff := cmp.Diff(s.info, info.PathInfo); diff != "" {
 			t.Errorf("export: %s", diff)
 		}
 		if data, err := io.ReadAll(body); err != nil || !bytes.Equal(data, s.nar) {
@@ -304,7 +312,7 @@ func TestSubstituteReportsWhatNobodyHas(t *testing.T) {
 	if _, err := push(t, client, samples[:1], nil); err != nil {
 		t.Fatal(err)
 	}
-	var result proto.MissingResult
+	var result proto.SubstituteResult
 	err := client.Call(t.Context(), proto.MethodSubstitute, proto.SubstituteRequest{Paths: paths(samples)}, &result)
 	if err != nil {
 		t.Fatal(err)

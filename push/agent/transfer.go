@@ -3,35 +3,37 @@ package agent
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"path/filepath"
+	"slices"
+	"sync"
 
+	"fleet/closure"
 	"fleet/closure/daemon"
+	"fleet/closure/delta"
 	"fleet/closure/nar"
 	"fleet/closure/storepath"
 	"fleet/push/proto"
 )
 
 const (
-	// maxPending is how many paths may be under way to the daemon; their references may be among them.
-	maxPending = 64
+	// importMemory bounds the NARs that wait for a daemon, in bytes: an agent shares a host of 512 MB with what it is there for.
+	importMemory = 32 << 20
+	// importConnections is how many daemons import at once. Each is busy with one path after the other, mostly with waiting for the disk.
+	importConnections = 4
 	// exportLevel is zstd's level for what goes back to the operator.
 	exportLevel = 3
 	// flushEvery is how many bytes of NAR are exported between two flushes.
 	flushEvery = 1 << 20
-	// wholeNAR is how large a NAR may be that is checked as a whole before the daemon hears of it, in bytes.
+	// wholeNAR is how large a NAR may be that is in memory as a whole, and checked, before the daemon hears of it, in bytes.
 	wholeNAR = 4 << 20
 )
 
-var (
-	errHash      = errors.New("its SHA-256 is another than the announced one")
-	errNotWanted = errors.New("the daemon does not want the rest")
-)
-
-// importPaths reads paths in the import format, lets the daemon register them in order, and acknowledges each one once it
+// importPaths reads paths in the import format, lets daemons register them, references first, and acknowledges each one once it
 // is registered. Paths that were acknowledged stay when a later one fails.
 func (s *session) importPaths(ctx context.Context, stream io.ReadWriter) (proto.ImportResult, error) {
 	reader, err := proto.NewImportReader(stream)
@@ -39,60 +41,46 @@ func (s *session) importPaths(ctx context.Context, stream io.ReadWriter) (proto.
 		return proto.ImportResult{}, err
 	}
 	defer reader.Close()
-	conn, err := s.borrow(ctx)
+	decoder, err := delta.NewDecoder(delta.Limits{})
 	if err != nil {
 		return proto.ImportResult{}, err
 	}
-	im := &importer{session: s, conn: conn, acks: json.NewEncoder(stream), sent: make(chan sentPath, maxPending)}
-	err = im.run(ctx, reader)
-	s.giveBack(conn)
+	im := &importer{session: s, acks: json.NewEncoder(stream), decoder: decoder, begun: map[storepath.Path]uint64{}}
+	// What the connections protect, the session protects too.
+	im.store = closure.NewImporter(ctx, closure.ImportOptions{
+		Open: s.borrow, Release: s.giveBack, SkipSignatures: true, Connections: importConnections, Memory: importMemory, Done: im.registered,
+	})
+	err = im.receive(ctx, reader)
+	// What has arrived stays, whatever came after it.
+	if waitErr := im.store.Wait(); err == nil {
+		err = waitErr
+	}
+	closeErr := im.store.Close()
+	err = errors.Join(im.explain(err), im.ackErr, closeErr)
 	if proto.CodeOf(err) == proto.CodeStoreFull {
-		s.clearUnfinished(ctx, im.begun[im.result.Paths:])
+		s.clearUnfinished(ctx, slices.Collect(maps.Keys(im.begun)))
 	}
 	return im.result, err
 }
 
-// run sends and acknowledges beside each other, until the stream ends or a path fails.
-func (im *importer) run(ctx context.Context, reader *proto.ImportReader) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	acked := make(chan error, 1)
-	go func() {
-		err := im.acknowledge(ctx)
-		cancel(err)
-		acked <- err
-	}()
-	sendErr := im.send(ctx, reader)
-	close(im.sent)
-	ackErr := <-acked
-	// What the daemon said about a path explains more than the end of reading that follows from it.
-	if ackErr != nil {
-		return ackErr
-	}
-	return sendErr
-}
-
+// importer is one import.
 type importer struct {
 	session *session
-	conn    *daemon.Conn
-	acks    *json.Encoder
-	sent    chan sentPath
-	// begun are the paths that the daemon has heard of, in order; the first result.Paths of them are registered.
-	begun  []storepath.Path
+	store   *closure.Importer
+	decoder *delta.Decoder
+
+	mu   sync.Mutex
+	acks *json.Encoder
+	// begun are the sizes of the paths that were given to the daemons and are not registered yet.
+	begun  map[storepath.Path]uint64
 	result proto.ImportResult
-	// buf holds one NAR after the other.
-	buf bytes.Buffer
+	ackErr error
 }
 
-type sentPath struct {
-	info    storepath.Info
-	pending *daemon.Pending
-}
-
-// send reads paths and sends them on to the daemon, which works through them in order.
-func (im *importer) send(ctx context.Context, reader *proto.ImportReader) error {
+// receive reads paths to the stream's end and gives them to the daemons.
+func (im *importer) receive(ctx context.Context, reader *proto.ImportReader) error {
 	for {
-		wire, body, err := reader.Next()
+		entry, body, err := reader.Next()
 		switch {
 		case err == io.EOF:
 			return nil
@@ -103,22 +91,18 @@ func (im *importer) send(ctx context.Context, reader *proto.ImportReader) error 
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		}
-		info, err := fromWire(wire)
+		info, err := fromWire(entry.PathInfo)
 		if err != nil {
-			return proto.Errorf(proto.CodeCorrupt, "metadata of %.200q: %v", wire.Path, err)
+			return proto.Errorf(proto.CodeCorrupt, "metadata of %.200q: %v", entry.Path, err)
 		}
 		if err := im.session.protectNew(ctx, info.Path); err != nil {
 			return err
 		}
-		im.begun = append(im.begun, info.Path)
-		pending, err := im.add(ctx, info, body)
-		if err != nil {
+		im.mu.Lock()
+		im.begun[info.Path] = info.NarSize
+		im.mu.Unlock()
+		if err := im.add(info, entry, body); err != nil {
 			return err
-		}
-		select {
-		case im.sent <- sentPath{info, pending}:
-		case <-ctx.Done():
-			return context.Cause(ctx)
 		}
 	}
 }
@@ -131,45 +115,99 @@ func streamError(err error) error {
 	return proto.Errorf(proto.CodeCorrupt, "%v", err)
 }
 
-// add hands a path to the daemon, which has not yet registered it then.
-func (im *importer) add(ctx context.Context, info storepath.Info, body io.Reader) (*daemon.Pending, error) {
+// add gives a path to the daemons, which have not yet registered it then.
+func (im *importer) add(info storepath.Info, entry proto.ImportEntry, body io.Reader) error {
+	produce := func(w io.Writer) error { _, err := io.Copy(w, body); return err }
+	if entry.Base != "" {
+		base, err := im.open(info, entry)
+		if err != nil {
+			return damaged(info, err)
+		}
+		defer base.Close()
+		produce = func(w io.Writer) error { return im.decode(w, info, base, body) }
+	}
 	if info.NarSize > wholeNAR {
-		return im.addLarge(ctx, info, body)
+		return im.addLarge(info, produce)
 	}
-	im.buf.Reset()
-	if _, err := im.buf.ReadFrom(body); err != nil {
-		return nil, damaged(info, err)
+	whole := bytes.NewBuffer(make([]byte, 0, info.NarSize))
+	if err := produce(whole); err != nil {
+		return damaged(info, err)
 	}
-	if sha256.Sum256(im.buf.Bytes()) != info.NarHash {
-		return nil, damaged(info, errHash)
-	}
-	pending, err := im.conn.StartAddToStoreNar(ctx, info, &im.buf, daemon.AddOptions{SkipSignatures: true})
-	if err != nil {
-		return nil, im.session.explainStore(info.Path.String(), err)
-	}
-	return pending, nil
+	return im.store.Import(info, whole)
 }
 
-// addLarge lets the NAR flow through while it is checked.
-func (im *importer) addLarge(ctx context.Context, info storepath.Info, body io.Reader) (*daemon.Pending, error) {
-	r, w := io.Pipe()
-	checked := make(chan error, 1)
-	go func() {
-		err := copyChecked(w, info, body)
-		w.CloseWithError(err)
-		checked <- err
-	}()
-	pending, err := im.conn.StartAddToStoreNar(ctx, info, r, daemon.AddOptions{SkipSignatures: true})
-	r.CloseWithError(errNotWanted)
-	narErr := <-checked
-	if err == nil {
-		return pending, nil
+// addLarge lets the NAR flow through. The daemon checks its hash before it registers the path; but it believes what a NAR says of a file's size, and would make
+// room for exabytes.
+func (im *importer) addLarge(info storepath.Info, produce func(io.Writer) error) error {
+	raw, rawWriter := io.Pipe()
+	checked, checkedWriter := io.Pipe()
+	var stages sync.WaitGroup
+	var produceErr, checkErr error
+	stages.Go(func() {
+		produceErr = produce(rawWriter)
+		rawWriter.CloseWithError(produceErr)
+	})
+	stages.Go(func() {
+		checkErr = copyGuarded(checkedWriter, info, raw)
+		raw.CloseWithError(errNotWanted) // nothing more is read of a NAR that is none
+		checkedWriter.CloseWithError(checkErr)
+	})
+	err := im.store.Import(info, checked)
+	checked.CloseWithError(errNotWanted)
+	stages.Wait()
+	// What has gone wrong first explains the rest.
+	for _, first := range []error{produceErr, checkErr} {
+		if first != nil && !errors.Is(first, errNotWanted) {
+			return damaged(info, first)
+		}
 	}
-	if pending != nil {
-		// The daemon was given too little and refuses it; the connection stays usable once that is known.
-		return nil, errors.Join(damaged(info, narErr), pending.Wait(ctx))
+	return err
+}
+
+var errNotWanted = errors.New("the daemon does not want the rest")
+
+// basis is what a path is made from.
+type basis struct {
+	*nar.View
+	refs  *delta.Refs
+	entry proto.ImportEntry
+}
+
+// open opens what a path's delta was made against: one of the paths that the host has said it has.
+func (im *importer) open(info storepath.Info, entry proto.ImportEntry) (*basis, error) {
+	path, err := storepath.Parse(entry.Base)
+	if err != nil {
+		return nil, err
 	}
-	return nil, im.session.explainStore(info.Path.String(), err)
+	base, accepted := im.session.base(path)
+	if !accepted {
+		return nil, fmt.Errorf("its delta is made against %s, which was not agreed on", path)
+	}
+	refs, err := delta.NewRefs(proto.ReferenceMap(path.Hash(), info.Path.Hash(), entry.Was, hashes(info.References)))
+	if err != nil {
+		return nil, err
+	}
+	view, err := nar.OpenView(filepath.Join("/", im.session.host.StoreRoot, path.String()))
+	if err != nil {
+		return nil, err
+	}
+	if uint64(view.Size()) != base.NarSize {
+		return nil, errors.Join(fmt.Errorf("the host's %s has changed: its NAR has %d bytes, not %d", path, view.Size(), base.NarSize), view.Close())
+	}
+	return &basis{view, refs, entry}, nil
+}
+
+func hashes(paths []storepath.Path) []string {
+	texts := make([]string, len(paths))
+	for i, path := range paths {
+		texts[i] = path.Hash()
+	}
+	return texts
+}
+
+// decode writes the NAR that the delta makes of the base.
+func (im *importer) decode(w io.Writer, info storepath.Info, base *basis, body io.Reader) error {
+	return im.decoder.Decode(w, delta.Patch{Base: base, Refs: base.refs, Delta: body, Size: int64(info.NarSize)})
 }
 
 // damaged is the error for a NAR that did not arrive as it was announced.
@@ -180,21 +218,31 @@ func damaged(info storepath.Info, err error) error {
 	return pathError(proto.CodeCorrupt, info.Path.String(), "the NAR of %s was damaged on its way: %v", info.Path, err)
 }
 
-// copyChecked copies a NAR and ends in an error where it is none, or not the announced one. The daemon checks its hash again before
-// it registers the path; but it believes what a NAR says of a file's size, and would make room for exabytes.
-func copyChecked(w io.Writer, info storepath.Info, body io.Reader) error {
-	sum := sha256.New()
-	guard := sizeGuard{Writer: nar.NewWriter(io.MultiWriter(w, sum)), limit: info.NarSize}
+// explain gives an importer's error its code.
+func (im *importer) explain(err error) error {
+	failed, ok := errors.AsType[*closure.ImportError](err)
+	if !ok {
+		return err
+	}
+	if _, ours := errors.AsType[*proto.Error](err); ours {
+		return err
+	}
+	if refused, ok := errors.AsType[*daemon.Error](err); ok {
+		return im.session.explainStore(failed.Path.String(), refused)
+	}
+	if closed, ok := errors.AsType[*daemon.ClosedError](err); ok {
+		return closed
+	}
+	return damaged(storepath.Info{Path: failed.Path}, failed.Err)
+}
+
+// copyGuarded copies a NAR and ends in an error where it is none, or has another size than the announced one.
+func copyGuarded(w io.Writer, info storepath.Info, body io.Reader) error {
+	guard := sizeGuard{Writer: nar.NewWriter(w), limit: info.NarSize}
 	if err := nar.Parse(body, guard); err != nil {
 		return err
 	}
-	if err := guard.Close(); err != nil {
-		return err
-	}
-	if !bytes.Equal(sum.Sum(nil), info.NarHash[:]) {
-		return errHash
-	}
-	return nil
+	return guard.Close()
 }
 
 // sizeGuard refuses a file that is larger than the rest of its NAR.
@@ -210,22 +258,16 @@ func (g sizeGuard) File(path string, executable bool, size uint64, contents io.R
 	return g.Writer.File(path, executable, size, contents)
 }
 
-// acknowledge tells the client of every path that is registered, in order, and stops at the first that is not.
-func (im *importer) acknowledge(ctx context.Context) error {
-	for path := range im.sent {
-		if err := path.pending.Wait(ctx); err != nil {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			return im.session.explainStore(path.info.Path.String(), err)
-		}
-		im.result.Paths++
-		im.result.Bytes += path.info.NarSize
-		if err := im.acks.Encode(proto.ImportAck{Path: path.info.Path.String()}); err != nil {
-			return err
-		}
+// registered tells the client of a path that is registered.
+func (im *importer) registered(path storepath.Path) {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	im.result.Paths++
+	im.result.Bytes += im.begun[path]
+	delete(im.begun, path)
+	if err := im.acks.Encode(proto.ImportAck{Path: path.String()}); err != nil && im.ackErr == nil {
+		im.ackErr = err
 	}
-	return nil
 }
 
 // export sends paths in the import format, references first, whatever their order in the request.

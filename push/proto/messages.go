@@ -8,15 +8,16 @@ import (
 )
 
 // Version is the version of the protocol between helper and agent. Both sides send it in their hello; they must be equal.
-const Version = 1
+const Version = 2
 
 // The methods that an agent answers. Each is one stream: a request with parameters, data both ways where it says so, one result or error.
 const (
 	// MethodInfo: nothing → [HostInfo].
 	MethodInfo = "host.info"
-	// MethodMissing: [MissingRequest] → [MissingResult]. Adds temporary roots for all paths first and holds them for the session.
+	// MethodMissing: [MissingRequest] → [MissingResult]. Adds temporary roots for all paths first and holds them for the session. Where nothing is missing it
+	// also does what MethodRoot would.
 	MethodMissing = "store.missing"
-	// MethodSubstitute: [SubstituteRequest] → [MissingResult] of what no substituter had.
+	// MethodSubstitute: [SubstituteRequest] → [SubstituteResult] of what no substituter had.
 	MethodSubstitute = "store.substitute"
 	// MethodImport: nothing, data to the agent: a zstd stream of paths in dependency order; data from the agent: one ack a path, JSON lines of [ImportAck] → [ImportResult].
 	MethodImport = "store.import"
@@ -153,11 +154,34 @@ type PathInfo struct {
 
 // MissingRequest names the closure that is about to be pushed.
 type MissingRequest struct {
-	Paths []string `json:"paths"`
+	// Paths are store paths without the store's folder, references first.
+	Paths Lines `json:"paths"`
+	// Known are toplevels that the host has said it has: what their closures hold is not among Paths.
+	Known []string `json:"known,omitempty"`
+	// Bases are what deltas would be made against: each a path without the store's folder, a space, and the first [BaseSumLength] digits of its NAR hash.
+	Bases Lines `json:"bases,omitempty"`
+	// Roots are the GC roots that are set at once where nothing is missing.
+	Roots []RootRequest `json:"roots,omitempty"`
 }
 
-// MissingResult names those of the asked paths that are not valid on the host.
+// BaseSumLength is how much of a base's NAR hash crosses, in hexadecimal digits: enough to find out that a host has built it with another result. That the
+// delta's result is right is seen from that itself.
+const BaseSumLength = 16
+
+// MissingResult says what the host lacks.
 type MissingResult struct {
+	// Missing are the places in Paths of those that are not valid on the host, ascending.
+	Missing []int `json:"missing"`
+	// Unknown says that one of Known is not valid, or not there any more: the answer is incomplete, and has to be asked for with all paths.
+	Unknown bool `json:"unknown,omitempty"`
+	// Refused are the places in Bases of those that the host does not have, or has otherwise, ascending.
+	Refused []int `json:"refused,omitempty"`
+	// Rooted says that nothing was missing and Roots are set.
+	Rooted bool `json:"rooted,omitempty"`
+}
+
+// SubstituteResult names those of the asked paths that are not valid on the host.
+type SubstituteResult struct {
 	Missing []string `json:"missing"`
 }
 
