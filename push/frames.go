@@ -11,14 +11,12 @@ import (
 )
 
 const (
-	// measured is how much has to be sent before the link's speed is believed, in bytes: buffers on the way take some without waiting.
-	measured = 4 << 20
+	// measured is how much is sent between two looks at the link's speed, in bytes: buffers on the way take some without waiting.
+	measured = 3 << 20
 	// A link is what a push waits for where writing to it takes more than waiting of the time. Below slow bytes/s the best compression keeps up with it on one
-	// processor, below medium a better one.
-	waiting      = 0.5
-	slow, medium = 3e6, 14e6
-	// Above fast bytes/s without waiting, compressing is what takes the time.
-	fast = 60e6
+	// processor, below medium a better one; above fast, compressing takes longer than sending would.
+	waiting            = 0.5
+	slow, medium, fast = 3e6, 14e6, 50e6
 )
 
 // frames is the cache of frames that all sessions share.
@@ -66,27 +64,31 @@ func (w *frameWriter) level() pack.Level {
 	if w.fixed != 0 {
 		return pack.LevelOf(w.fixed)
 	}
-	rate, share := w.link.rate()
+	rate, share := w.link.rate, w.link.share
 	switch {
 	case rate == 0:
-		return pack.Default
-	case share > waiting && rate < slow:
-		return pack.Best
-	case share > waiting && rate < medium:
-		return pack.Better
-	case share < 1-waiting && rate > fast:
 		return pack.Fastest
+	case rate > fast:
+		return pack.None
+	case share < waiting:
+		return pack.Fastest
+	case rate < slow:
+		return pack.Best
+	case rate < medium:
+		return pack.Better
 	}
 	return pack.Default
 }
 
 // gauge measures what it passes on.
 type gauge struct {
-	w     io.Writer
+	w io.Writer
+	// begun is when it looked last; bytes were written since then, in the time spent.
 	begun time.Time
-	// bytes were written in the time spent.
 	bytes int64
 	spent time.Duration
+	// rate is how fast the link took bytes then, in bytes/s, and share how much of the time writing took; zero where too little was written to know.
+	rate, share float64
 }
 
 func (g *gauge) Write(p []byte) (int, error) {
@@ -97,13 +99,9 @@ func (g *gauge) Write(p []byte) (int, error) {
 	n, err := g.w.Write(p)
 	g.bytes += int64(n)
 	g.spent += time.Since(now)
-	return n, err
-}
-
-// rate is how fast the link takes bytes, in bytes/s, and the share of the time that writing took; zero where too little was written to know.
-func (g *gauge) rate() (rate, share float64) {
-	if g.bytes < measured || g.spent <= 0 {
-		return 0, 0
+	if g.bytes >= measured {
+		g.rate, g.share = float64(g.bytes)/g.spent.Seconds(), g.spent.Seconds()/time.Since(g.begun).Seconds()
+		g.begun, g.bytes, g.spent = time.Now(), 0, 0
 	}
-	return float64(g.bytes) / g.spent.Seconds(), g.spent.Seconds() / time.Since(g.begun).Seconds()
+	return n, err
 }

@@ -46,9 +46,10 @@ var ErrNotWorth = errors.New("a delta does not pay")
 // Level is how hard is compressed.
 type Level int
 
-// The levels. Their speeds differ by a factor of about three each.
+// The levels. Their speeds differ by a factor of about two each, and that of None is the disk's.
 const (
-	Fastest Level = iota
+	None Level = iota
+	Fastest
 	Default
 	Better
 	Best
@@ -68,11 +69,11 @@ func LevelOf(level int) Level {
 }
 
 func (l Level) zstd() zstd.EncoderLevel {
-	return []zstd.EncoderLevel{zstd.SpeedFastest, zstd.SpeedDefault, zstd.SpeedBetterCompression, zstd.SpeedBestCompression}[l]
+	return []zstd.EncoderLevel{zstd.SpeedFastest, zstd.SpeedFastest, zstd.SpeedDefault, zstd.SpeedBetterCompression, zstd.SpeedBestCompression}[l]
 }
 
 func (l Level) delta() delta.Level {
-	return []delta.Level{delta.LevelDefault, delta.LevelDefault, delta.LevelBetter, delta.LevelBest}[l]
+	return []delta.Level{delta.LevelDefault, delta.LevelDefault, delta.LevelDefault, delta.LevelBetter, delta.LevelBest}[l]
 }
 
 // Entry is a path of a push.
@@ -226,7 +227,7 @@ func (w *worker) pack(ctx context.Context, spec Spec, level Level) ([]byte, erro
 		w.raw = proto.AppendImportEnd(w.raw)
 	case spec.Large() && spec.Entries[0].based():
 		err = w.large(ctx, spec.Entries[0], level)
-		level = Fastest // it is compressed already
+		level = None // it is compressed already
 	case spec.Large():
 		err = w.piece(ctx, spec.Entries[0], spec.Piece)
 	default:
@@ -243,6 +244,9 @@ func (w *worker) pack(ctx context.Context, spec Spec, level Level) ([]byte, erro
 }
 
 func (w *worker) compress(level Level) ([]byte, error) {
+	if level == None {
+		return store(w.raw), nil
+	}
 	z := w.zstd[level]
 	if z == nil {
 		var err error
@@ -254,6 +258,28 @@ func (w *worker) compress(level Level) ([]byte, error) {
 	}
 	// What a cache keeps is as small as it can be.
 	return bytes.Clone(z.EncodeAll(w.raw, make([]byte, 0, len(w.raw)/2+1024))), nil
+}
+
+// store is a frame of zstd that is not compressed (RFC 8878, 3.1.1): a header with the size of its contents in 8 bytes and a single segment, and raw blocks, the last
+// of which says so.
+func store(data []byte) []byte {
+	const magic, descriptor, maxBlock = 0xfd2fb528, 0xe0, 128 << 10
+	frame := make([]byte, 0, len(data)+3*(len(data)/maxBlock+1)+13)
+	frame = append(binary.LittleEndian.AppendUint32(frame, magic), descriptor)
+	frame = binary.LittleEndian.AppendUint64(frame, uint64(len(data)))
+	for {
+		block := data[:min(maxBlock, len(data))]
+		data = data[len(block):]
+		header := uint32(len(block)) << 3
+		if len(data) == 0 {
+			header |= 1
+		}
+		frame = append(frame, byte(header), byte(header>>8), byte(header>>16))
+		frame = append(frame, block...)
+		if len(data) == 0 {
+			return frame
+		}
+	}
 }
 
 // view opens an entry's path or base, and checks its size.
