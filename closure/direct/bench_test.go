@@ -143,30 +143,44 @@ func TestMeasure(t *testing.T) {
 		{"direct, all signed", func() error { return importAll(t.Context(), Options{Protected: true}, signed) }},
 		{"closure.Importer, all signed", withDaemon(signed, 4)},
 	}
-	times := make([][]time.Duration, len(ways))
+	registered, synced, cpu := make([][]time.Duration, len(ways)), make([][]time.Duration, len(ways)), make([][]time.Duration, len(ways))
 	for round := range rounds {
 		for i := range ways {
 			i = (i + round) % len(ways)
 			t.Run(fmt.Sprintf("%d %s", round, ways[i].name), func(t *testing.T) {
 				machineStore(t, "")
 				unix.Sync()
-				start := time.Now()
+				used, start := cpuTime(t), time.Now()
 				if err := ways[i].run(); err != nil {
 					t.Fatal(err)
 				}
-				if os.Getenv(onDisk) != "" {
-					unix.Sync()
-				}
-				times[i] = append(times[i], time.Since(start))
+				registered[i], cpu[i] = append(registered[i], time.Since(start)), append(cpu[i], cpuTime(t)-used)
+				unix.Sync()
+				synced[i] = append(synced[i], time.Since(start))
 			})
 		}
 	}
 	t.Logf("%d paths, %d MB of NARs, %d rounds", len(items), size>>20, rounds)
-	base := median(times[0])
+	t.Logf("%-34s %10s %22s %8s %10s %8s %8s", "", "registered", "", "times", "synced", "times", "CPU")
 	for i, way := range ways {
-		m := median(times[i])
-		t.Logf("%-34s %6.3f s (%.3f to %.3f)  %.2f times as fast", way.name, m.Seconds(), slices.Min(times[i]).Seconds(), slices.Max(times[i]).Seconds(), base.Seconds()/m.Seconds())
+		m, d := median(registered[i]), median(synced[i])
+		t.Logf("%-34s %8.3f s (%7.3f to %7.3f) %7.2fx %8.3f s %7.2fx %6.2f s", way.name, m.Seconds(), slices.Min(registered[i]).Seconds(),
+			slices.Max(registered[i]).Seconds(), median(registered[0]).Seconds()/m.Seconds(), d.Seconds(), median(synced[0]).Seconds()/d.Seconds(), median(cpu[i]).Seconds())
 	}
+}
+
+// cpuTime is what this process and those that it waited for have used of the processors.
+func cpuTime(t testing.TB) time.Duration {
+	t.Helper()
+	var sum time.Duration
+	for _, who := range []int{unix.RUSAGE_SELF, unix.RUSAGE_CHILDREN} {
+		var usage unix.Rusage
+		if err := unix.Getrusage(who, &usage); err != nil {
+			t.Fatal(err)
+		}
+		sum += time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+	}
+	return sum
 }
 
 func median(times []time.Duration) time.Duration {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -640,4 +641,191 @@ func TestAnImportEndsWithItsContext(t *testing.T) {
 		t.Error(err)
 	}
 	verify(t)
+}
+
+// reordered is another order in which references come first.
+func reordered(items []item, seed uint64) []item {
+	random := rand.New(rand.NewPCG(seed, 2))
+	placed := make(map[storepath.Path]bool)
+	rest, ordered := slices.Clone(items), []item{}
+	for len(rest) > 0 {
+		i := random.IntN(min(len(rest), 60))
+		ready := true
+		for _, ref := range rest[i].info.References {
+			ready = ready && placed[ref]
+		}
+		if ready {
+			placed[rest[i].info.Path] = true
+			ordered = append(ordered, rest[i])
+			rest = slices.Delete(rest, i, i+1)
+		}
+	}
+	return ordered
+}
+
+func TestImportersWithOtherOrdersDoNotWaitForOneAnother(t *testing.T) {
+	items := many(t, 5, 2*maxHeld)
+	machineStore(t, "")
+	var group sync.WaitGroup
+	errs := make([]error, 4)
+	for i := range errs {
+		group.Go(func() {
+			errs[i] = importAll(t.Context(), Options{Memory: int64(i) * 300_000, LockTimeout: time.Minute}, reordered(items, uint64(i)))
+		})
+	}
+	group.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	if left := locksLeft(t); len(left) > 0 {
+		t.Error("locks are left:", left)
+	}
+	snapshot(t, items)
+	verify(t)
+}
+
+func TestMoreLocksThanMayBeHeld(t *testing.T) {
+	items := many(t, 6, maxHeld+100)
+	machineStore(t, "")
+	// All refer to the first path, whose lock somebody else has for a while: nothing can be registered until then.
+	for i := range items[1:] {
+		items[i+1].info.References = sorted(append(items[i+1].info.References, items[0].info.Path))
+	}
+	dir, err := openFolder("/nix/store")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(dir)
+	lock, err := lockPath(t.Context(), dir, items[0].info.Path, time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	result := make(chan error, 1)
+	go func() { result <- importAll(t.Context(), Options{}, items) }()
+	for len(locksLeft(t)) < maxHeld {
+		select {
+		case err := <-result:
+			t.Fatal("it has ended without the lock: ", err)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	lock.release()
+	if err := <-result; err != nil {
+		t.Fatal(err)
+	}
+	verify(t)
+}
+
+// registrar makes a program that is used as nix-store.
+func registrar(t *testing.T, script string) string {
+	t.Helper()
+	real, err := exec.LookPath("nix-store")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "nix-store")
+	if err := os.WriteFile(file, []byte("#!/bin/sh\nreal="+real+"\n"+script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func TestARegistrationThatGoesWrong(t *testing.T) {
+	items := shapes(t)
+	for i := range items {
+		items[i].info.Signatures = nil
+	}
+	var exit *run.ExitError
+	var other *RegistrationError
+	for _, test := range []struct {
+		rule, script string
+		target       any
+		registered   bool
+	}{
+		{"it fails", "cat >/dev/null; echo 'database or disk is full' >&2; exit 1", &exit, false},
+		{"it does not read", "exit 3", &exit, false},
+		{"it is killed", "kill -9 $$", &exit, false},
+		{"it fails afterwards", `$real "$@"; exit 1`, &exit, true},
+		{"it does nothing", "cat >/dev/null", &other, false},
+		{"it registers another deriver", `sed 's/1111111111/2222222222/' | $real "$@"`, &other, true},
+		{"it registers another size", `sed -E 's/^([0-9]{3,})$/1\1/' | $real "$@"`, &other, true},
+	} {
+		t.Run(test.rule, func(t *testing.T) {
+			machineStore(t, "")
+			err := importAll(t.Context(), Options{Program: registrar(t, test.script), Done: func(path storepath.Path) { t.Error("done:", path) }}, items)
+			if !errors.As(err, test.target) {
+				t.Errorf("%T %v", err, err)
+			}
+			if full := strings.Contains(test.script, "full"); IsFull(err) != full {
+				t.Error("full:", !full)
+			}
+			left, _ := filepath.Glob("/nix/store/[0-9a-z]*")
+			if test.registered != (len(left) > 0) {
+				t.Error("left:", left)
+			}
+			if !test.registered {
+				err := importAll(t.Context(), Options{}, items)
+				if err != nil {
+					t.Error(err)
+				}
+				verify(t)
+			}
+		})
+	}
+}
+
+func TestADaemonThatEnds(t *testing.T) {
+	items := many(t, 7, 400)
+	machineStore(t, "")
+	var once sync.Once
+	im := New(t.Context(), Options{Done: func(storepath.Path) {}})
+	for i, it := range items {
+		if i == 200 {
+			once.Do(func() { im.store.conn.Close() })
+		}
+		if im.Import(it.info, bytes.NewReader(it.nar)) != nil {
+			break
+		}
+	}
+	var closed *daemon.ClosedError
+	if err := im.Wait(); !errors.As(err, &closed) {
+		t.Error(err)
+	}
+	if err := im.Close(); err != nil {
+		t.Error(err)
+	}
+	verify(t)
+	if err := importAll(t.Context(), Options{}, items); err != nil {
+		t.Error(err)
+	}
+	snapshot(t, items)
+	verify(t)
+}
+
+func TestALargeFolder(t *testing.T) {
+	var archive bytes.Buffer
+	w := nar.NewWriter(&archive)
+	err := w.Directory("")
+	for i := range 30_000 {
+		err = errors.Join(err, w.File(fmt.Sprintf("%06d", i), false, 1, strings.NewReader("x")))
+	}
+	if err := errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	items := []item{packed(t, "large", archive.Bytes())}
+	machineStore(t, "")
+	if err := errors.Join(importAll(t.Context(), Options{}, items), os.Rename(items[0].info.Path.String(), "/nix/store/x")); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := openFolder("/nix/store")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(dir)
+	if err := removeTree(dir, "x"); err != nil {
+		t.Error(err)
+	}
+	if left, err := exists(dir, "x"); left || err != nil {
+		t.Error("it is left", err)
+	}
 }

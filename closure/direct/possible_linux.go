@@ -58,9 +58,19 @@ func Possible(ctx context.Context, opts Options) error {
 	return settings.check()
 }
 
+// minFiles is how many files we must be able to have open: those of the locks, and the folders that are being filled.
+const minFiles = 2048
+
 func checkUser(Options) error {
 	if os.Geteuid() != 0 || os.Getegid() != 0 {
 		return &UnavailableError{Reason: "only root can write to the store"}
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return &UnavailableError{Reason: "the limit of open files cannot be read", Err: err}
+	}
+	if limit.Cur < minFiles {
+		return &UnavailableError{Reason: fmt.Sprintf("only %d files may be open, and %d are needed", limit.Cur, minFiles)}
 	}
 	return nil
 }

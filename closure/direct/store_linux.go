@@ -50,6 +50,18 @@ type RegistrationError struct {
 
 func (e *RegistrationError) Error() string { return fmt.Sprintf("register %q: %s", e.Path, e.Reason) }
 
+// IsFull says whether an error of an import means that the store's file system, or that of its database, is full.
+func IsFull(err error) bool {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return true
+	}
+	if refused, ok := errors.AsType[*daemon.Error](err); ok {
+		return refused.Reason() == daemon.ReasonNoSpace
+	}
+	exit, ok := errors.AsType[*run.ExitError](err)
+	return ok && (&daemon.Error{Message: exit.StderrTail}).Reason() == daemon.ReasonNoSpace
+}
+
 // store is the machine's store: its folder, its daemon, and its database through nix-store.
 type store struct {
 	opts   Options
