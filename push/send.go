@@ -21,7 +21,11 @@ func (t *transfer) send(ctx context.Context, l *link, entries []pack.Entry) erro
 	if err != nil {
 		return err
 	}
-	stream, err := client.Open(ctx, proto.MethodImport, nil)
+	request := proto.ImportRequest{Paths: uint64(len(entries))}
+	for _, e := range entries {
+		request.Bytes += e.Info.NarSize
+	}
+	stream, err := client.Open(ctx, proto.MethodImport, request)
 	if err != nil {
 		return err
 	}

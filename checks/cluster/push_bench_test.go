@@ -3,6 +3,7 @@
 package cluster
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"os"
@@ -18,6 +19,9 @@ import (
 
 var (
 	benchRuns   = flag.Int("bench.runs", 3, "how often each cell is measured")
+	benchWays   = flag.String("bench.ways", "", "measures the ways whose names have this")
+	benchCases  = flag.String("bench.cases", "", "measures the cases whose names have this")
+	benchLinks  = flag.String("bench.links", ",100mbit", "the links, as tc says a rate; an empty one is not limited")
 	benchUpdate = flag.Bool("bench.update", false, "write the table into docs/benchmarks.md")
 )
 
@@ -56,6 +60,8 @@ type pushBench struct {
 	host string
 	// nar is the size of the closure, in bytes.
 	nar map[string]uint64
+	// empty is a system with nothing in it.
+	empty string
 }
 
 const (
@@ -82,14 +88,18 @@ func TestPushes(t *testing.T) {
 	h := b.fresh()
 	b.project = newProject(t, map[string]hostSpec{b.host: {Content: "bench", Deploy: map[string]any{"address": benchAddress}}})
 	b.sh("rm -rf /root/bench; mkdir -p /root/bench; cat >/root/bench/closure.nix <<'EOF'\n" + closureExpression + "\nEOF")
+	b.empty = b.plant(strings.TrimSpace(b.sh("echo nothing >/root/bench/empty.nix && nix-store --add /root/bench/empty.nix")))
 	tops := map[string]string{}
 	for _, salt := range []string{"1", "2"} {
-		tops[salt] = b.build(salt)
+		tops[salt] = b.plant(b.build(salt))
 	}
 	b.remove(h)
 	table := "| case | link | way | seconds: median (least–most) | MiB on the wire | of the NARs |\n|---|---|---|---|---|---|\n"
-	for _, link := range []string{"", "100mbit"} {
+	for _, link := range strings.Split(*benchLinks, ",") {
 		for _, c := range []struct{ name, before, top string }{{"fresh", "", tops["1"]}, {"rebuilt", tops["1"], tops["2"]}, {"nothing new", tops["1"], tops["1"]}} {
+			if !strings.Contains(c.name, *benchCases) {
+				continue
+			}
 			table += b.cell(c.name, link, c.before, c.top)
 		}
 	}
@@ -101,10 +111,15 @@ func TestPushes(t *testing.T) {
 	}
 }
 
-// build makes a closure and its plan.
+// build makes a closure.
 func (b *pushBench) build(salt string) string {
 	b.t.Helper()
-	top := strings.TrimSpace(b.sh("nix-build -j 4 --no-out-link /root/bench/closure.nix --argstr salt " + salt + " --arg tiny 1500 2>/root/bench/log || { tail -n 5 /root/bench/log >&2; exit 1; }"))
+	return strings.TrimSpace(b.sh("nix-build -j 4 --no-out-link /root/bench/closure.nix --argstr salt " + salt + " --arg tiny 1500 2>/root/bench/log || { tail -n 5 /root/bench/log >&2; exit 1; }"))
+}
+
+// plant makes the plan of a system, and looks how large it is.
+func (b *pushBench) plant(top string) string {
+	b.t.Helper()
 	system := b.toplevel(b.host)
 	b.sh(`cd "$1" && ` + helper + ` plan --json --with-records | sed "s|` + system + `|` + top + `|g" >/root/bench/plan-$(basename ` + top + `).json`)
 	size := b.sh("nix path-info --closure-size " + top + " | awk '{ print $2 }'")
@@ -134,12 +149,18 @@ func (b *pushBench) cell(name, link, before, top string) string {
 	took, wire := map[string][]float64{}, map[string][]float64{}
 	for range *benchRuns {
 		for _, w := range b.ways() {
+			if !strings.Contains(w.name, *benchWays) {
+				continue
+			}
 			seconds, bytes := b.measure(w, link, before, top)
 			took[w.name], wire[w.name] = append(took[w.name], seconds), append(wire[w.name], bytes)
 		}
 	}
 	rows := ""
 	for _, w := range b.ways() {
+		if took[w.name] == nil {
+			continue
+		}
 		seconds, bytes := took[w.name], wire[w.name]
 		slices.Sort(seconds)
 		slices.Sort(bytes)
@@ -166,10 +187,10 @@ func (b *pushBench) measure(w way, link, before, top string) (seconds, bytes flo
 	run := func(script, top string) {
 		b.sh(fmt.Sprintf("top=%s; top_name=$(basename $top); %s >/root/bench/out 2>&1 || { tail -n 20 /root/bench/out >&2; exit 1; }", top, script))
 	}
-	// The agent of the same version is there from the second deployment on.
+	// The helper is there from the first deployment on, as ssh and Nix are.
+	run(b.ways()[0].script, cmp.Or(before, b.empty))
 	if before != "" {
-		run(b.ways()[0].script, before)
-		on(b.t, h, "mkdir -p /run && ln -sfn "+before+" /run/current-system")
+		on(b.t, h, "ln -sfn "+before+" /run/current-system")
 	}
 	if link != "" {
 		if err := h.Limit(b.t.Context(), link); err != nil {

@@ -35,8 +35,10 @@ type session struct {
 	roots  *daemon.Conn
 	rooted map[storepath.Path]struct{}
 	// bases are the paths that deltas may be made against.
-	bases  map[storepath.Path]storepath.Info
-	builds int
+	bases map[storepath.Path]storepath.Info
+	// direct says whether paths may be imported without the daemon, where directKnown says that this was looked at.
+	direct, directKnown bool
+	builds              int
 }
 
 type method func(ctx context.Context, req *proto.Request) (any, error)
@@ -52,7 +54,11 @@ func newSession(host *Host, dir string, owner int) *session {
 		proto.MethodMissing:    with(s.missing),
 		proto.MethodSubstitute: with(s.substitute),
 		proto.MethodImport: func(ctx context.Context, req *proto.Request) (any, error) {
-			return s.importPaths(ctx, req.Stream)
+			var params proto.ImportRequest
+			if err := req.Decode(&params); err != nil {
+				return nil, err
+			}
+			return s.importPaths(ctx, params, req.Stream)
 		},
 		proto.MethodExport:       withStream(s.export),
 		proto.MethodClosure:      with(s.closure),

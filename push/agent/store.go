@@ -277,9 +277,7 @@ func (s *session) explainStore(path string, err error) error {
 	}
 	switch reason {
 	case daemon.ReasonNoSpace:
-		e := pathError(proto.CodeStoreFull, path, "the host's store is full (%d MiB are free): add %s: %s", free>>20, path, oneLine(refused.Message))
-		e.Remedy = "make room on the host, for example with: nix-collect-garbage --delete-older-than 30d"
-		return e
+		return fullStore(path, refused.Message)
 	case daemon.ReasonUntrusted:
 		return s.notTrusted(path)
 	case daemon.ReasonCorrupt:
@@ -288,6 +286,21 @@ func (s *session) explainStore(path string, err error) error {
 		return pathError(proto.CodeNotFound, path, "add %s: %s", path, oneLine(refused.Message))
 	}
 	return pathError(proto.CodeInternal, path, "add %s: %s", path, oneLine(refused.Message))
+}
+
+// fullStore says that a path does not fit; path is empty where nobody knows which one it was.
+func fullStore(path, reason string) *proto.Error {
+	what := "import"
+	if path != "" {
+		what = "add " + path
+	}
+	free, err := storeFree()
+	if err != nil {
+		free = 0
+	}
+	e := pathError(proto.CodeStoreFull, path, "the host's store is full (%d MiB are free): %s: %s", free>>20, what, oneLine(reason))
+	e.Remedy = "make room on the host, for example with: nix-collect-garbage --delete-older-than 30d"
+	return e
 }
 
 // notTrusted says exactly what would make the daemon accept the path.

@@ -15,6 +15,7 @@ import (
 	"fleet/closure"
 	"fleet/closure/daemon"
 	"fleet/closure/delta"
+	"fleet/closure/direct"
 	"fleet/closure/nar"
 	"fleet/closure/storepath"
 	"fleet/push/proto"
@@ -25,6 +26,8 @@ const (
 	importMemory = 32 << 20
 	// importConnections is how many daemons import at once. Each is busy with one path after the other, mostly with waiting for the disk.
 	importConnections = 4
+	// directBytes is from how much on the daemon is done without, where that is allowed, in bytes of NARs.
+	directBytes = 16 << 20
 	// exportLevel is zstd's level for what goes back to the operator.
 	exportLevel = 3
 	// flushEvery is how many bytes of NAR are exported between two flushes.
@@ -35,7 +38,7 @@ const (
 
 // importPaths reads paths in the import format, lets daemons register them, references first, and acknowledges each one once it
 // is registered. Paths that were acknowledged stay when a later one fails.
-func (s *session) importPaths(ctx context.Context, stream io.ReadWriter) (proto.ImportResult, error) {
+func (s *session) importPaths(ctx context.Context, req proto.ImportRequest, stream io.ReadWriter) (proto.ImportResult, error) {
 	reader, err := proto.NewImportReader(stream)
 	if err != nil {
 		return proto.ImportResult{}, err
@@ -46,10 +49,7 @@ func (s *session) importPaths(ctx context.Context, stream io.ReadWriter) (proto.
 		return proto.ImportResult{}, err
 	}
 	im := &importer{session: s, acks: json.NewEncoder(stream), decoder: decoder, begun: map[storepath.Path]uint64{}}
-	// What the connections protect, the session protects too.
-	im.store = closure.NewImporter(ctx, closure.ImportOptions{
-		Open: s.borrow, Release: s.giveBack, SkipSignatures: true, Connections: importConnections, Memory: importMemory, Done: im.registered,
-	})
+	im.store = s.openImport(ctx, req, im.registered)
 	err = im.receive(ctx, reader)
 	// What has arrived stays, whatever came after it.
 	if waitErr := im.store.Wait(); err == nil {
@@ -63,10 +63,37 @@ func (s *session) importPaths(ctx context.Context, stream io.ReadWriter) (proto.
 	return im.result, err
 }
 
+// pathImporter takes paths, references first: [closure.Importer] or [direct.Importer].
+type pathImporter interface {
+	Import(info storepath.Info, nar io.Reader) error
+	Wait() error
+	Close() error
+}
+
+// openImport chooses who imports. Without the daemon it is faster by as much as is imported, and begins later. The session protects the paths in any case.
+func (s *session) openImport(ctx context.Context, req proto.ImportRequest, done func(storepath.Path)) pathImporter {
+	if req.Bytes >= directBytes && s.host.StoreRoot == "" && s.mayImportDirectly(ctx) {
+		return direct.New(ctx, direct.Options{Memory: importMemory, Protected: true, Done: done})
+	}
+	return closure.NewImporter(ctx, closure.ImportOptions{
+		Open: s.borrow, Release: s.giveBack, SkipSignatures: true, Connections: importConnections, Memory: importMemory, Done: done,
+	})
+}
+
+// mayImportDirectly looks once whether the host allows it.
+func (s *session) mayImportDirectly(ctx context.Context) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.directKnown {
+		s.direct, s.directKnown = direct.Possible(ctx, direct.Options{}) == nil, ctx.Err() == nil
+	}
+	return s.direct
+}
+
 // importer is one import.
 type importer struct {
 	session *session
-	store   *closure.Importer
+	store   pathImporter
 	decoder *delta.Decoder
 
 	mu   sync.Mutex
@@ -220,7 +247,13 @@ func damaged(info storepath.Info, err error) error {
 
 // explain gives an importer's error its code.
 func (im *importer) explain(err error) error {
+	if corrupt, ok := errors.AsType[*closure.CorruptError](err); ok {
+		return damaged(storepath.Info{Path: corrupt.Path}, corrupt)
+	}
 	failed, ok := errors.AsType[*closure.ImportError](err)
+	if !ok && err != nil && direct.IsFull(err) {
+		return fullStore("", err.Error())
+	}
 	if !ok {
 		return err
 	}

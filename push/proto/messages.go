@@ -19,7 +19,7 @@ const (
 	MethodMissing = "store.missing"
 	// MethodSubstitute: [SubstituteRequest] → [SubstituteResult] of what no substituter had.
 	MethodSubstitute = "store.substitute"
-	// MethodImport: nothing, data to the agent: a zstd stream of paths in dependency order; data from the agent: one ack a path, JSON lines of [ImportAck] → [ImportResult].
+	// MethodImport: [ImportRequest], data to the agent: a zstd stream of paths in dependency order; data from the agent: one ack a path, JSON lines of [ImportAck] → [ImportResult].
 	MethodImport = "store.import"
 	// MethodExport: [ExportRequest], data from the agent in the import format → [ImportResult].
 	MethodExport = "store.export"
@@ -188,6 +188,12 @@ type SubstituteResult struct {
 // SubstituteRequest names paths that the host may fetch from its own substituters.
 type SubstituteRequest struct {
 	Paths []string `json:"paths"`
+}
+
+// ImportRequest says what is about to be sent, so that the agent can choose how it takes that: paths, and the bytes of their NARs.
+type ImportRequest struct {
+	Paths uint64 `json:"paths"`
+	Bytes uint64 `json:"bytes"`
 }
 
 // ImportAck says that a path is registered and protected.
