@@ -214,6 +214,9 @@ func (b *pushBench) measure(w way, link, before, top string) (seconds, bytes flo
 	run(w.script, top)
 	seconds = time.Since(begun).Seconds()
 	bytes += counters()
+	if w.name == "fleet" {
+		b.t.Log(b.sh("grep -E '^(HOST|pushed )' /root/bench/out"))
+	}
 	if !valid(b.t, h, top) {
 		b.t.Errorf("%s: not all is there", w.name)
 	}
