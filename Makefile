@@ -57,6 +57,7 @@ check-vm:
 # Measures what depends on the machine, so it is not part of check; see checks/cluster/README.md.
 bench: setup build
 	go test -tags cluster,bench -count=1 -timeout 10m -v -run SixteenHosts ./checks/cluster
+	go test -tags cluster,bench -count=1 -timeout 60m -v -run '^TestPushes$$' ./checks/cluster -bench.update=$(if $(UPDATE),true,false)
 	go test -run '^$$' -benchtime 3x -bench 'Status1000|CheckOf10000SealedFiles|Install200Secrets' ./secretsgen ./secretsgen/check ./secretsgen/install
 	go test -run '^$$' -benchtime 1x -bench Sync200 ./secretsgen
 
