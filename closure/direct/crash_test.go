@@ -23,7 +23,7 @@ const importChild = "FLEET_DIRECT_CHILD"
 // importProgram is what it uses as nix-store.
 const importProgram = "FLEET_DIRECT_PROGRAM"
 
-const crashPaths = 300
+const crashPaths = 900
 
 func childMain(seed string) error {
 	number, err := strconv.ParseUint(seed, 10, 64)
@@ -74,7 +74,7 @@ func killedAfter(t *testing.T, after time.Duration) (finished bool) {
 
 func TestAKilledImportIsMadeGoodByTheNextOne(t *testing.T) {
 	items := many(t, 9, crashPaths)
-	step := 40 * time.Millisecond
+	step := 60 * time.Millisecond
 	if testing.Short() {
 		step *= 4
 	}

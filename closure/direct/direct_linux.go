@@ -47,9 +47,10 @@ const (
 	maxHeld = 512
 	// queueLength is how many NARs may wait to be extracted; their memory is bounded too.
 	queueLength = 256
-	// batchPaths and batchAge are when a registration begins at the latest: it takes about 25 ms of one processor, whatever it registers.
-	batchPaths = 256
-	batchAge   = 300 * time.Millisecond
+	// batchPaths and batchAge are when a registration begins at the latest, since it takes at least 25 ms of one processor: the first is less than maxHeld,
+	// so that others go on meanwhile; the second is what is lost, at most, when we are killed, and how long others may wait for a lock.
+	batchPaths = 384
+	batchAge   = 400 * time.Millisecond
 )
 
 var errClosed = errors.New("the import was closed")
@@ -63,6 +64,7 @@ type Importer struct {
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	memory  *semaphore.Weighted
+	buffers buffers
 	held    *semaphore.Weighted
 	queue   chan job
 	workers sync.WaitGroup
@@ -81,6 +83,8 @@ type Importer struct {
 type job struct {
 	task *task
 	data []byte
+	// memory is what it has of the importer's, in bytes.
+	memory int64
 }
 
 // New makes an Importer. It opens the store when it is first used. ctx is that of the whole import; the caller calls Close in any case.
@@ -130,23 +134,33 @@ func (im *Importer) Import(info closure.PathInfo, nar io.Reader) error {
 	if err != nil {
 		return im.fail(err)
 	}
-	size := int64(min(info.NarSize, uint64(im.opts.Memory)))
-	if err := im.memory.Acquire(im.ctx, size); err != nil {
-		return im.complete(t, failed, context.Cause(im.ctx))
-	}
 	if info.NarSize > uint64(im.opts.Memory)/4 {
-		defer im.memory.Release(size)
 		return im.add(im.inline, t, nar)
 	}
-	data := make([]byte, info.NarSize)
+	return im.enqueue(t, nar)
+}
+
+// enqueue reads a NAR and leaves it to the workers.
+func (im *Importer) enqueue(t *task, nar io.Reader) error {
+	j := job{task: t, memory: min(1<<exponent(t.info.NarSize), im.opts.Memory)}
+	if err := im.memory.Acquire(im.ctx, j.memory); err != nil {
+		return im.complete(t, failed, context.Cause(im.ctx))
+	}
+	data := im.buffers.get(t.info.NarSize)
 	n, err := io.ReadFull(nar, data)
+	j.data = data[:n]
 	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
-		im.memory.Release(size)
-		return im.complete(t, failed, fmt.Errorf("import %q: %w", info.Path, err))
+		im.free(j)
+		return im.complete(t, failed, fmt.Errorf("import %q: %w", t.info.Path, err))
 	}
 	// Where there is less than announced, the check of the size tells.
-	im.queue <- job{task: t, data: data[:n]}
+	im.queue <- j
 	return nil
+}
+
+func (im *Importer) free(j job) {
+	im.buffers.put(j.data)
+	im.memory.Release(j.memory)
 }
 
 // Wait returns when all paths are registered, or the first error.
@@ -194,7 +208,7 @@ func (im *Importer) work() {
 	e := newExtractor(im.store.folder)
 	for job := range im.queue {
 		_ = im.add(e, job.task, bytes.NewReader(job.data))
-		im.memory.Release(int64(job.task.info.NarSize))
+		im.free(job)
 	}
 }
 
