@@ -64,6 +64,9 @@ func newTransfer(s *Session, request PushRequest, graph *closure.Graph) *transfe
 func (t *transfer) repeat(ctx context.Context, work func(context.Context, *link) (bool, error)) error {
 	for {
 		err := t.s.resume(ctx, work)
+		if t.leftOut(err) {
+			continue
+		}
 		path, again := t.again(err)
 		if !again {
 			return err
@@ -84,6 +87,8 @@ type transfer struct {
 	need        uint64
 	counted     bool
 	substituted bool
+	// asksAll says that what the host is known to have is asked for, too.
+	asksAll bool
 	// damaged are the paths that arrived damaged once.
 	damaged map[storepath.Path]bool
 }
@@ -240,6 +245,17 @@ func (t *transfer) root(ctx context.Context, l *link) error {
 		}
 	}
 	return nil
+}
+
+// leftOut reports whether a path was refused because the host lacks one that it refers to: a system that the host has may have been built there with other references
+// than here, so that its closure is another one. All paths are asked for then.
+func (t *transfer) leftOut(err error) bool {
+	answer, ok := errors.AsType[*proto.Error](err)
+	if !ok || answer.Code != proto.CodeNotFound || t.asksAll {
+		return false
+	}
+	t.asksAll = true
+	return true
 }
 
 // again reports whether err is a damaged path that may be sent once more.

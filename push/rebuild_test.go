@@ -91,3 +91,38 @@ func TestAPushOfWhatTheHostRunsIsOneQuestion(t *testing.T) {
 	}
 	h.sh(t, "test -e /nix/var/nix/gcroots/fleet/test-push")
 }
+
+// A path that is not reproducible may have other references on a host, which then lacks what is in our closure of it.
+func TestASystemThatTheHostHasWithOtherReferences(t *testing.T) {
+	l := newLab(t)
+	h := l.host(t, hostOptions{})
+	old := l.chain(t, 3, 1000)
+	dump := filepath.Join(l.dir, "old.nar")
+	write(t, dump, command(t, "nix-store", "--dump", old.String()), 0o644)
+	h.sh(t, fmt.Sprintf(`nix-store --restore %[1]s <%[2]s && printf '%%s\n' %[1]s $(sha256sum <%[2]s | cut -d ' ' -f 1) $(stat -c %%s %[2]s) '' 0 | nix-store --load-db`, old, dump))
+	h.runs(t, old)
+	fresh := l.rebuilt(t, old, 3)
+	push(t, connect(t, l.connector(), h.spec("root")), fresh)
+	h.sh(t, "nix-store --check-validity $(nix-store --query --requisites "+fresh.String()+")")
+	// What is new refers to what the host was taken to have.
+	top := l.on(t, old)
+	push(t, connect(t, l.connector(), h.spec("root")), top)
+	h.sh(t, "nix-store --check-validity "+top.String())
+}
+
+// on adds a path that refers to all of a closure.
+func (l *lab) on(t *testing.T, root storepath.Path) storepath.Path {
+	t.Helper()
+	all := strings.Fields(command(t, "nix-store", "--query", "--requisites", root.String()))
+	var inputs []string
+	for _, path := range all {
+		inputs = append(inputs, fmt.Sprintf("(builtins.storePath %s)", path))
+	}
+	out := command(t, "nix-build", "--option", "sandbox", "false", "--option", "build-users-group", "", "--option", "substitute", "false", "-o", filepath.Join(l.dir, "on.root"), "-E",
+		fmt.Sprintf(`derivation { name = "on"; system = builtins.currentSystem; builder = "/bin/sh"; all = [ %s ]; args = [ "-c" "echo $all >$out" ]; }`, strings.Join(inputs, " ")))
+	path, err := storepath.Parse(strings.TrimSpace(out))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}

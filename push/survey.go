@@ -52,6 +52,9 @@ func (t *transfer) survey(ctx context.Context) (survey, error) {
 			}
 		}
 	}
+	if t.asksAll {
+		ask.known, there = nil, nil
+	}
 	ask.paths = slices.DeleteFunc(slices.Clone(t.order), func(path storepath.Path) bool { return there[path] })
 	ask.predecessors = closure.ChooseBases(t.infos(ask.paths), have)
 	chosen := map[storepath.Path]bool{}

@@ -250,6 +250,9 @@ func (im *importer) explain(err error) error {
 	if corrupt, ok := errors.AsType[*closure.CorruptError](err); ok {
 		return damaged(storepath.Info{Path: corrupt.Path}, corrupt)
 	}
+	if lacks, ok := errors.AsType[*direct.ReferenceError](err); ok {
+		return pathError(proto.CodeNotFound, lacks.Path.String(), "%v", lacks)
+	}
 	failed, ok := errors.AsType[*closure.ImportError](err)
 	if !ok && err != nil && direct.IsFull(err) {
 		return fullStore("", err.Error())
