@@ -11,12 +11,12 @@ import (
 )
 
 const (
-	// measured is how much is sent between two looks at the link's speed, in bytes: buffers on the way take some without waiting.
-	measured = 3 << 20
-	// A link is what a push waits for where writing to it takes more than waiting of the time. Below slow bytes/s the best compression keeps up with it on one
-	// processor, below medium a better one; above fast, compressing takes longer than sending would.
-	waiting            = 0.5
-	slow, medium, fast = 3e6, 14e6, 50e6
+	// measured is how much is sent between two looks at the link, in bytes. Before the first one as much more is sent as buffers on the way may take without
+	// waiting: windows of the stream and of SSH, and the kernel's.
+	measured, buffered = 2 << 20, 8 << 20
+	// Below slow bytes/s the best compression keeps up with the link. Above quick bytes/s little is done, and above quickest nothing, since the host takes it no
+	// faster then, and has better to do than to unpack. In between there is one level: the next one is half as fast and sends 1 % less.
+	slow, quick, quickest = 2e6, 30e6, 50e6
 )
 
 // frames is the cache of frames that all sessions share.
@@ -64,44 +64,46 @@ func (w *frameWriter) level() pack.Level {
 	if w.fixed != 0 {
 		return pack.LevelOf(w.fixed)
 	}
-	rate, share := w.link.rate, w.link.share
-	switch {
-	case rate == 0:
-		return pack.Fastest
-	case rate > fast:
-		return pack.None
-	case share < waiting:
-		return pack.Fastest
-	case rate < slow:
-		return pack.Best
-	case rate < medium:
-		return pack.Better
-	}
-	return pack.Default
+	return w.link.level
 }
 
-// gauge measures what it passes on.
+// gauge measures what it passes on, and says how hard to compress.
 type gauge struct {
-	w io.Writer
-	// begun is when it looked last; bytes were written since then, in the time spent.
-	begun time.Time
+	w     io.Writer
+	level pack.Level
+	// bytes were written since it looked last, in the time spent.
 	bytes int64
 	spent time.Duration
-	// rate is how fast the link took bytes then, in bytes/s, and share how much of the time writing took; zero where too little was written to know.
-	rate, share float64
+}
+
+func newGauge(w io.Writer) *gauge {
+	// What buffers take is not measured.
+	return &gauge{w: w, level: pack.Default, bytes: -buffered}
 }
 
 func (g *gauge) Write(p []byte) (int, error) {
 	now := time.Now()
-	if g.begun.IsZero() {
-		g.begun = now
-	}
 	n, err := g.w.Write(p)
+	if g.bytes >= 0 {
+		g.spent += time.Since(now)
+	}
 	g.bytes += int64(n)
-	g.spent += time.Since(now)
-	if g.bytes >= measured {
-		g.rate, g.share = float64(g.bytes)/g.spent.Seconds(), g.spent.Seconds()/time.Since(g.begun).Seconds()
-		g.begun, g.bytes, g.spent = time.Now(), 0, 0
+	if g.bytes >= measured && g.spent > 0 {
+		g.level = levelFor(float64(g.bytes) / g.spent.Seconds())
+		g.bytes, g.spent = 0, 0
 	}
 	return n, err
+}
+
+// levelFor is the level for a link that takes rate bytes/s when it is written to.
+func levelFor(rate float64) pack.Level {
+	switch {
+	case rate > quickest:
+		return pack.None
+	case rate > quick:
+		return pack.Fastest
+	case rate < slow:
+		return pack.Best
+	}
+	return pack.Default
 }

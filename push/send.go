@@ -101,7 +101,7 @@ func (t *transfer) acknowledge(stream *proto.Stream, pending map[string]closure.
 
 // write sends the import stream.
 func (t *transfer) write(ctx context.Context, stream *proto.Stream, entries []pack.Entry) error {
-	w := &frameWriter{cache: t.s.c.frames(), link: &gauge{w: stream}, fixed: t.s.c.Level}
+	w := &frameWriter{cache: t.s.c.frames(), link: newGauge(stream), fixed: t.s.c.Level}
 	if err := w.writeAll(ctx, append(pack.Layout(entries), pack.Spec{})); err != nil {
 		return t.unreadable(err)
 	}
