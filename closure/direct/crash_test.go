@@ -23,7 +23,7 @@ const importChild = "FLEET_DIRECT_CHILD"
 // importProgram is what it uses as nix-store.
 const importProgram = "FLEET_DIRECT_PROGRAM"
 
-const crashPaths = 300
+const crashPaths = 900
 
 func childMain(seed string) error {
 	number, err := strconv.ParseUint(seed, 10, 64)

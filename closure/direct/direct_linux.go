@@ -47,9 +47,10 @@ const (
 	maxHeld = 512
 	// queueLength is how many NARs may wait to be extracted; their memory is bounded too.
 	queueLength = 256
-	// batchPaths and batchAge are when a registration begins at the latest: it takes about 25 ms of one processor, whatever it registers.
-	batchPaths = 256
-	batchAge   = 300 * time.Millisecond
+	// batchPaths and batchAge are when a registration begins at the latest, since it takes at least 25 ms of one processor: the first is less than maxHeld,
+	// so that others go on meanwhile; the second is what is lost, at most, when we are killed, and how long others may wait for a lock.
+	batchPaths = 384
+	batchAge   = 400 * time.Millisecond
 )
 
 var errClosed = errors.New("the import was closed")

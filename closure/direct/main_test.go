@@ -3,6 +3,7 @@
 package direct
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -114,7 +115,7 @@ func nix(t testing.TB, args ...string) string {
 // verify fails the test where the store is not whole.
 func verify(t testing.TB) {
 	t.Helper()
-	var output bytesBuffer
+	var output bytes.Buffer
 	err := run.Run(context.Background(), run.Cmd{Argv: []string{"nix-store", "--verify", "--check-contents"}, Stderr: &output})
 	if err != nil {
 		t.Errorf("the store is not whole: %v\n%s", err, output.String())
