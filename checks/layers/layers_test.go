@@ -54,6 +54,7 @@ var rules = [...]rule{
 	{"closure/daemon", []string{"closure/nar", "closure/storepath", "closure/run"}, "a protocol client"},
 	{"closure/delta", nil, "a codec"},
 	{"closure/nar", nil, "a codec"},
+	{"closure/pack", []string{"closure/delta", "closure/storepath"}, "a codec: what it reads and writes comes through interfaces"},
 	{"closure/storepath", nil, "a value"},
 	{"closure/run", nil, "the starter of processes"},
 }
