@@ -74,7 +74,7 @@ func killedAfter(t *testing.T, after time.Duration) (finished bool) {
 
 func TestAKilledImportIsMadeGoodByTheNextOne(t *testing.T) {
 	items := many(t, 9, crashPaths)
-	step := 40 * time.Millisecond
+	step := 60 * time.Millisecond
 	if testing.Short() {
 		step *= 4
 	}

@@ -64,6 +64,7 @@ type Importer struct {
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	memory  *semaphore.Weighted
+	buffers buffers
 	held    *semaphore.Weighted
 	queue   chan job
 	workers sync.WaitGroup
@@ -82,6 +83,8 @@ type Importer struct {
 type job struct {
 	task *task
 	data []byte
+	// memory is what it has of the importer's, in bytes.
+	memory int64
 }
 
 // New makes an Importer. It opens the store when it is first used. ctx is that of the whole import; the caller calls Close in any case.
@@ -131,23 +134,33 @@ func (im *Importer) Import(info closure.PathInfo, nar io.Reader) error {
 	if err != nil {
 		return im.fail(err)
 	}
-	size := int64(min(info.NarSize, uint64(im.opts.Memory)))
-	if err := im.memory.Acquire(im.ctx, size); err != nil {
-		return im.complete(t, failed, context.Cause(im.ctx))
-	}
 	if info.NarSize > uint64(im.opts.Memory)/4 {
-		defer im.memory.Release(size)
 		return im.add(im.inline, t, nar)
 	}
-	data := make([]byte, info.NarSize)
+	return im.enqueue(t, nar)
+}
+
+// enqueue reads a NAR and leaves it to the workers.
+func (im *Importer) enqueue(t *task, nar io.Reader) error {
+	j := job{task: t, memory: min(1<<exponent(t.info.NarSize), im.opts.Memory)}
+	if err := im.memory.Acquire(im.ctx, j.memory); err != nil {
+		return im.complete(t, failed, context.Cause(im.ctx))
+	}
+	data := im.buffers.get(t.info.NarSize)
 	n, err := io.ReadFull(nar, data)
+	j.data = data[:n]
 	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
-		im.memory.Release(size)
-		return im.complete(t, failed, fmt.Errorf("import %q: %w", info.Path, err))
+		im.free(j)
+		return im.complete(t, failed, fmt.Errorf("import %q: %w", t.info.Path, err))
 	}
 	// Where there is less than announced, the check of the size tells.
-	im.queue <- job{task: t, data: data[:n]}
+	im.queue <- j
 	return nil
+}
+
+func (im *Importer) free(j job) {
+	im.buffers.put(j.data)
+	im.memory.Release(j.memory)
 }
 
 // Wait returns when all paths are registered, or the first error.
@@ -195,7 +208,7 @@ func (im *Importer) work() {
 	e := newExtractor(im.store.folder)
 	for job := range im.queue {
 		_ = im.add(e, job.task, bytes.NewReader(job.data))
-		im.memory.Release(int64(job.task.info.NarSize))
+		im.free(job)
 	}
 }
 

@@ -75,7 +75,7 @@ func (s *tasks) begin(info closure.PathInfo) (*task, error) {
 	if _, twice := s.byPath[info.Path]; twice {
 		return nil, fmt.Errorf("import %q: the path came before", info.Path)
 	}
-	t := &task{info: info, over: make(chan struct{})}
+	t := &task{info: info, state: active, over: make(chan struct{})}
 	for _, ref := range info.References {
 		if before := s.byPath[ref]; before != nil {
 			t.refs = append(t.refs, before)
