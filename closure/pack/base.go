@@ -15,17 +15,22 @@ import (
 const (
 	// maxSmallBase is the largest base of a small path, in bytes: it is read whole for each of them.
 	maxSmallBase = 4 << 20
-	// reach is how far around its place in the base a segment is looked for, in bytes. It bounds the time and the memory of
-	// a segment: most of both go into the index of that piece.
-	reach = 24 << 20
+	// nearReach and farReach are how far around its place in the base a segment is looked for, in bytes: where that place
+	// is known by some of its bytes, and where it is only supposed. Most time and memory of a segment go into the index of that piece.
+	nearReach = 4 << 20
+	farReach  = 16 << 20
 	// indexSize and cacheSize are those of the delta encoder, in bytes: for a segment and what lies around it.
-	indexSize = 80 << 20
-	cacheSize = SegmentSize + 2*reach
+	indexSize = 40 << 20
+	cacheSize = SegmentSize + 2*farReach
 	// minMatched gives a delta up when less than this part of a segment's first MiB is in the base.
 	minMatched = 0.05
 	// probes are compared to find out where a segment lies in the base, each of probeSize bytes.
 	probes    = 32
 	probeSize = 64
+	// leastShare of them must be the same somewhere: less is chance, since NARs are full of zeros. Where knownShare is, the
+	// place is known.
+	leastShare = 0.125
+	knownShare = 0.4
 )
 
 // baseView is a base as its hashes are replaced. Closing it closes the view that it reads.
@@ -110,7 +115,7 @@ func (p *Packer) piece(e *entry, nar []byte, off int64) (sure bool) {
 		p.bodies = binary.AppendUvarint(p.bodies, zigzag(at-off))
 		return true
 	}
-	from, size := around(at, base.Size())
+	from, size := around(at, share, base.Size())
 	stats, ok := p.describe(io.NewSectionReader(base, from, size), nar, at-from)
 	if !ok || stats.Literal*10 > int64(len(nar))*9 {
 		return false
@@ -122,8 +127,13 @@ func (p *Packer) piece(e *entry, nar []byte, off int64) (sure bool) {
 	return stats.Literal*4 < int64(len(nar))
 }
 
-// around returns the piece of a base of that size that is looked at for a segment which should be at off.
-func around(off, size int64) (from, length int64) {
+// around returns the piece of a base of that size that is looked at for a segment which should be at off, and of which share was found
+// there.
+func around(off int64, share float64, size int64) (from, length int64) {
+	reach := int64(farReach)
+	if share >= knownShare {
+		reach = nearReach
+	}
 	from = max(0, off-reach)
 	return from, min(size, off+SegmentSize+reach) - from
 }
@@ -133,10 +143,8 @@ func around(off, size int64) (from, length int64) {
 func align(base *baseView, nar []byte, off, size int64) (at int64, share float64) {
 	scaled := min(base.Size(), int64(float64(off)/float64(size)*float64(base.Size())))
 	at = scaled
-	// Less is chance: NARs are full of zeros.
-	const least = 0.125
 	for _, candidate := range []int64{off, off + base.Size() - size, scaled} {
-		if same := probe(base, nar, candidate); same >= least && same > share {
+		if same := probe(base, nar, candidate); same >= leastShare && same > share {
 			at, share = candidate, same
 		}
 	}

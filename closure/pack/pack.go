@@ -20,14 +20,14 @@ import (
 
 const (
 	// SmallNAR is the largest NAR that shares a unit with others, in bytes.
-	SmallNAR = 256 << 10
+	SmallNAR = 1 << 20
 	// SegmentSize is how much of a larger NAR one unit describes, in bytes: it bounds the memory of both sides.
 	SegmentSize = 8 << 20
 	// MaxUnit is the largest unit, in bytes: a bound for whoever reads one.
 	MaxUnit = prefixSize + maxRaw + maxFrame + maxFrame>>10
 
 	// maxBatchNAR bounds the NARs of a batch, in bytes, maxBatch their number.
-	maxBatchNAR = 4 << 20
+	maxBatchNAR = 8 << 20
 	maxBatch    = 4096
 	// maxHashes bounds the store paths that a unit names, maxReferences the references, pairs and signatures of its paths together. The system with
 	// most references has a few thousand.

@@ -62,9 +62,6 @@ func TestARebuildIsNothingButHashes(t *testing.T) {
 	w := newWorld(2)
 	old, infos := mixed(w)
 	renewed, items := rebuilt(w, old, infos)
-	for from, data := range old.nars {
-		renewed.nars[from] = data
-	}
 	units := packAll(t, renewed, items, Default)
 	got := newRemember()
 	if err := unpackAll(old, got, units); err != nil {

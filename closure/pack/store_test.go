@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -146,7 +147,7 @@ func dumped(t testing.TB, dir string) []byte {
 	return out.Bytes()
 }
 
-// rebuilt is what a rebuild of everything makes of a store: other hashes everywhere, nothing else.
+// rebuilt is what a rebuild of everything adds to a store: other hashes everywhere, nothing else.
 func rebuilt(w world, old *store, infos []storepath.Info) (*store, []Item) {
 	hashes := make(map[string]string)
 	var pairs []string
@@ -156,6 +157,7 @@ func rebuilt(w world, old *store, infos []storepath.Info) (*store, []Item) {
 	}
 	replacer := strings.NewReplacer(pairs...)
 	renewed := newStore()
+	maps.Copy(renewed.nars, old.nars)
 	var items []Item
 	for _, info := range infos {
 		refs := make(map[string]string)
