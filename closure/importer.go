@@ -19,6 +19,9 @@ import (
 // ImportOptions are the choices of [NewImporter]. The zero value imports into this machine's store, with signatures.
 type ImportOptions struct {
 	Daemon daemon.Options
+	// Open, where it is set, makes the connections in place of Daemon, and Release takes those that are not needed any more in place of closing them.
+	Open    func(context.Context) (*daemon.Conn, error)
+	Release func(*daemon.Conn)
 	// SkipSignatures imports without signatures, for users that the daemon trusts.
 	SkipSignatures bool
 	// Connections is how many daemons work at once; zero means as many as there are processors, at most 4.
@@ -28,6 +31,16 @@ type ImportOptions struct {
 	// Done is told of each path once it is registered. It is called from several goroutines.
 	Done func(storepath.Path)
 }
+
+// ImportError says which path could not be imported.
+type ImportError struct {
+	Path storepath.Path
+	Err  error
+}
+
+func (e *ImportError) Error() string { return fmt.Sprintf("import %q: %v", e.Path, e.Err) }
+
+func (e *ImportError) Unwrap() error { return e.Err }
 
 const (
 	defaultImportMemory = 64 << 20
@@ -48,6 +61,10 @@ type Importer struct {
 	conns chan *daemon.Conn
 	tasks map[storepath.Path]*importTask
 	group sync.WaitGroup
+
+	mu sync.Mutex
+	// err is the first error.
+	err error
 }
 
 // importTask is a path whose registration is under way or done.
@@ -64,6 +81,10 @@ func NewImporter(ctx context.Context, opts ImportOptions) *Importer {
 	}
 	if opts.Memory <= 0 {
 		opts.Memory = defaultImportMemory
+	}
+	if opts.Open == nil {
+		opts.Open = func(ctx context.Context) (*daemon.Conn, error) { return daemon.Open(ctx, opts.Daemon) }
+		opts.Release = nil
 	}
 	if opts.Done == nil {
 		opts.Done = func(storepath.Path) {}
@@ -82,11 +103,15 @@ func NewImporter(ctx context.Context, opts ImportOptions) *Importer {
 }
 
 // Import reads exactly info.NarSize bytes of nar and sees to it that the path is registered. It returns when the NAR was read; the
-// registration may still be under way then, and its error is that of a later Import or of [Importer.Wait]. After an error nothing more is imported.
+// registration may still be under way then, and its error is that of a later Import or of [Importer.Wait]. After an error nothing more is taken; what is under way
+// goes on, but for what needs the path that failed.
 // A NAR that is not what info says is a [*CorruptError]. The importer's context does not interrupt a Read of nar; whoever cancels it closes nar's source too.
 func (im *Importer) Import(info PathInfo, nar io.Reader) error {
+	if err := im.failure(); err != nil {
+		return err
+	}
 	if _, twice := im.tasks[info.Path]; twice {
-		return im.fail(fmt.Errorf("import %q: the path came before", info.Path))
+		return im.fail(&ImportError{info.Path, errors.New("the path came before")})
 	}
 	var before []*importTask
 	for _, ref := range info.References {
@@ -99,7 +124,7 @@ func (im *Importer) Import(info PathInfo, nar io.Reader) error {
 	size := int64(min(info.NarSize, uint64(im.opts.Memory)))
 	if err := im.memory.Acquire(im.ctx, size); err != nil {
 		im.finish(task, info, context.Cause(im.ctx))
-		return context.Cause(im.ctx)
+		return im.fail(task.err)
 	}
 	if info.NarSize > uint64(im.opts.Memory)/4 {
 		defer im.memory.Release(size)
@@ -109,7 +134,7 @@ func (im *Importer) Import(info PathInfo, nar io.Reader) error {
 	data := make([]byte, info.NarSize)
 	if _, err := io.ReadFull(VerifyReader(info, nar), data); err != nil {
 		im.memory.Release(size)
-		im.finish(task, info, fmt.Errorf("import %q: %w", info.Path, err))
+		im.finish(task, info, &ImportError{info.Path, err})
 		return im.fail(task.err)
 	}
 	im.group.Go(func() {
@@ -120,10 +145,10 @@ func (im *Importer) Import(info PathInfo, nar io.Reader) error {
 	return nil
 }
 
-// Wait returns when all paths are registered, or the first error.
+// Wait returns when nothing is under way any more: all paths are registered, or it returns the first error.
 func (im *Importer) Wait() error {
 	im.group.Wait()
-	return context.Cause(im.ctx)
+	return im.failure()
 }
 
 // Close ends the import, and with it the protection of what was imported. It waits for what is under way.
@@ -132,7 +157,11 @@ func (im *Importer) Close() error {
 	im.group.Wait()
 	var errs []error
 	for range im.opts.Connections {
-		if conn := <-im.conns; conn != nil {
+		switch conn := <-im.conns; {
+		case conn == nil:
+		case im.opts.Release != nil:
+			im.opts.Release(conn)
+		default:
 			errs = append(errs, conn.Close())
 		}
 	}
@@ -143,11 +172,22 @@ func (im *Importer) Close() error {
 
 // fail makes the first error that of the whole import.
 func (im *Importer) fail(err error) error {
-	if err != nil {
-		im.cancel(err)
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	if im.err == nil {
+		im.err = err
+	}
+	return im.err
+}
+
+// failure is why nothing more is imported.
+func (im *Importer) failure() error {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	if im.err == nil {
 		return context.Cause(im.ctx)
 	}
-	return nil
+	return im.err
 }
 
 func (im *Importer) finish(task *importTask, info PathInfo, err error) {
@@ -178,12 +218,15 @@ func (im *Importer) register(info PathInfo, before []*importTask, nar io.Reader)
 	}
 	defer func() { im.conns <- conn }()
 	if conn == nil {
-		opened, err := daemon.Open(im.ctx, im.opts.Daemon)
+		opened, err := im.opts.Open(im.ctx)
 		if err != nil {
 			return err
 		}
 		conn = opened
 	}
 	info.References = slices.Clone(info.References)
-	return conn.AddToStoreNar(im.ctx, info, nar, daemon.AddOptions{SkipSignatures: im.opts.SkipSignatures})
+	if err := conn.AddToStoreNar(im.ctx, info, nar, daemon.AddOptions{SkipSignatures: im.opts.SkipSignatures}); err != nil {
+		return &ImportError{info.Path, err}
+	}
+	return nil
 }

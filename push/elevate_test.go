@@ -308,15 +308,15 @@ func TestAgentsLineIsChecked(t *testing.T) {
 		ready, helper string
 		want          any
 	}{
-		"good":                  {ready: line("1", "/run/fleet/a/socket", token)},
-		"another version":       {ready: line("2", "/run/fleet/a/socket", token), want: new(*VersionError)},
-		"another helper":        {ready: line("1", "/run/fleet/a/socket", token), helper: "/tmp/x", want: new(*BootstrapError)},
+		"good":                  {ready: line("2", "/run/fleet/a/socket", token)},
+		"another version":       {ready: line("7", "/run/fleet/a/socket", token), want: new(*VersionError)},
+		"another helper":        {ready: line("2", "/run/fleet/a/socket", token), helper: "/tmp/x", want: new(*BootstrapError)},
 		"no JSON":               {ready: "Welcome", want: new(*BootstrapError)},
-		"a socket with a quote": {ready: line("1", "/run/x'y", token), want: new(*BootstrapError)},
-		"a socket up the tree":  {ready: line("1", "/run/../etc", token), want: new(*BootstrapError)},
-		"a relative socket":     {ready: line("1", "run", token), want: new(*BootstrapError)},
-		"no token":              {ready: line("1", "/run/fleet/a/socket", ""), want: new(*BootstrapError)},
-		"a token with a newline": {ready: line("1", "/run/fleet/a/socket", token+`
+		"a socket with a quote": {ready: line("2", "/run/x'y", token), want: new(*BootstrapError)},
+		"a socket up the tree":  {ready: line("2", "/run/../etc", token), want: new(*BootstrapError)},
+		"a relative socket":     {ready: line("2", "run", token), want: new(*BootstrapError)},
+		"no token":              {ready: line("2", "/run/fleet/a/socket", ""), want: new(*BootstrapError)},
+		"a token with a newline": {ready: line("2", "/run/fleet/a/socket", token+`
 `), want: new(*BootstrapError)},
 	} {
 		t.Run(rule, func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"fleet/closure"
@@ -109,30 +110,40 @@ func (t *transfer) round(ctx context.Context, l *link) (progress bool, err error
 // missing asks for what the host lacks, references first, in one round trip; the agent protects all of it from then on.
 func (t *transfer) missing(ctx context.Context, l *link) ([]closure.PathInfo, error) {
 	order := t.graph.Topological()
-	names := pathStrings(order)
+	var names proto.Lines
+	for _, path := range order {
+		names = append(names, path.Base())
+	}
 	var result proto.MissingResult
 	if err := l.ask(ctx, proto.MethodMissing, proto.MissingRequest{Paths: names}, &result); err != nil {
 		return nil, err
 	}
-	if t.request.Substitute && !t.substituted && len(result.Missing) > 0 {
-		left := proto.MissingResult{}
-		if err := l.ask(ctx, proto.MethodSubstitute, proto.SubstituteRequest{Paths: result.Missing}, &left); err != nil {
+	missing := make(map[string]bool, len(result.Missing))
+	for _, place := range result.Missing {
+		if place < 0 || place >= len(order) {
+			return nil, &proto.Error{Code: proto.CodeInternal, Message: "the host misses paths that it was not asked for"}
+		}
+		missing[order[place].String()] = true
+	}
+	if t.request.Substitute && !t.substituted && len(missing) > 0 {
+		left := proto.SubstituteResult{}
+		if err := l.ask(ctx, proto.MethodSubstitute, proto.SubstituteRequest{Paths: slices.Sorted(maps.Keys(missing))}, &left); err != nil {
 			return nil, err
 		}
-		t.substituted, result = true, left
-	}
-	missing := make(map[string]bool, len(result.Missing))
-	for _, name := range result.Missing {
-		missing[name] = true
+		t.substituted = true
+		clear(missing)
+		for _, name := range left.Missing {
+			missing[name] = true
+		}
 	}
 	var infos []closure.PathInfo
 	var size uint64
-	for i, path := range order {
-		if missing[names[i]] {
+	for _, path := range order {
+		if name := path.String(); missing[name] {
 			info, _ := t.graph.Info(path)
 			infos = append(infos, info)
 			size += info.NarSize
-			delete(missing, names[i])
+			delete(missing, name)
 		}
 	}
 	if len(missing) > 0 {

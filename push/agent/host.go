@@ -34,7 +34,7 @@ const programPath = "/run/wrappers/bin:/run/current-system/sw/bin:/nix/var/nix/p
 	"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // Host says where things lie on a host and what runs programs there. [NewHost] returns this machine; a test names
-// other folders. The store itself is always /nix/store.
+// other folders. The store itself is always /nix/store, below StoreRoot where that is not empty.
 type Host struct {
 	// Run is /run.
 	Run string
@@ -68,6 +68,8 @@ type Host struct {
 	Reboot func(ctx context.Context, h *Host, txn string) error
 	// OpenStore opens a connection to the Nix daemon.
 	OpenStore func(ctx context.Context) (*daemon.Conn, error)
+	// StoreRoot is the folder below which the store of OpenStore has its files.
+	StoreRoot string
 }
 
 // NewHost returns this machine: units are systemd's where it is PID 1 and we are root, and processes of their own else.

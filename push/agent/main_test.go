@@ -192,6 +192,7 @@ func chrootStore(t *testing.T, host *Host) *storetest.Store {
 	t.Helper()
 	store := storetest.New(t)
 	host.OpenStore = func(ctx context.Context) (*daemon.Conn, error) { return daemon.Open(ctx, store.Options()) }
+	host.StoreRoot = store.Root
 	return store
 }
 

@@ -34,14 +34,18 @@ type session struct {
 	// roots holds temporary roots for the whole session, and rooted is what it holds, for the case that the daemon is restarted.
 	roots  *daemon.Conn
 	rooted map[storepath.Path]struct{}
-	builds int
+	// bases are the paths that deltas may be made against.
+	bases map[storepath.Path]storepath.Info
+	// direct says whether paths may be imported without the daemon, where directKnown says that this was looked at.
+	direct, directKnown bool
+	builds              int
 }
 
 type method func(ctx context.Context, req *proto.Request) (any, error)
 
 // newSession makes a session of the login user owner, whose own files lie in dir.
 func newSession(host *Host, dir string, owner int) *session {
-	s := &session{host: host, dir: dir, owner: owner, rooted: make(map[storepath.Path]struct{}), ending: func() {}}
+	s := &session{host: host, dir: dir, owner: owner, rooted: make(map[storepath.Path]struct{}), bases: make(map[storepath.Path]storepath.Info), ending: func() {}}
 	if self, err := processOf(os.Getpid()); err == nil {
 		s.born = self.started
 	}
@@ -50,6 +54,10 @@ func newSession(host *Host, dir string, owner int) *session {
 		proto.MethodMissing:    with(s.missing),
 		proto.MethodSubstitute: with(s.substitute),
 		proto.MethodImport: func(ctx context.Context, req *proto.Request) (any, error) {
+			var params proto.ImportRequest
+			if err := req.Decode(&params); err != nil {
+				return nil, err
+			}
 			return s.importPaths(ctx, req.Stream)
 		},
 		proto.MethodExport:       withStream(s.export),

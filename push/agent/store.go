@@ -2,12 +2,14 @@ package agent
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os/user"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -36,11 +38,99 @@ func pathError(code proto.ErrorCode, path, format string, args ...any) *proto.Er
 
 // missing protects the paths from garbage collection first, so that what is valid now stays so.
 func (s *session) missing(ctx context.Context, req proto.MissingRequest) (proto.MissingResult, error) {
-	paths, conn, err := s.protectNamed(ctx, req.Paths)
+	paths, err := parseBases(req.Paths)
 	if err != nil {
 		return proto.MissingResult{}, err
 	}
-	return invalid(ctx, conn, paths)
+	known, err := parsePaths(req.Known)
+	if err != nil {
+		return proto.MissingResult{}, proto.Errorf(proto.CodeUsage, "%v", err)
+	}
+	conn, err := s.protect(ctx, slices.Concat(known, paths))
+	if err != nil {
+		return proto.MissingResult{}, err
+	}
+	absent, err := invalid(ctx, conn, slices.Concat(known, paths))
+	if err != nil {
+		return proto.MissingResult{}, err
+	}
+	result := proto.MissingResult{Missing: []int{}}
+	for _, path := range known {
+		result.Unknown = result.Unknown || absent[path]
+	}
+	for i, path := range paths {
+		if absent[path] {
+			result.Missing = append(result.Missing, i)
+		}
+	}
+	if len(result.Missing) == 0 && !result.Unknown {
+		return s.rootAll(ctx, req.Roots)
+	}
+	result.Refused, err = s.acceptBases(ctx, req.Bases)
+	return result, err
+}
+
+// rootAll ends a push of nothing.
+func (s *session) rootAll(ctx context.Context, roots []proto.RootRequest) (proto.MissingResult, error) {
+	for _, root := range roots {
+		if _, err := s.root(ctx, root); err != nil {
+			return proto.MissingResult{}, err
+		}
+	}
+	return proto.MissingResult{Missing: []int{}, Rooted: true}, nil
+}
+
+// acceptBases keeps the bases that the host has with the stated contents, and returns the places of the others.
+func (s *session) acceptBases(ctx context.Context, lines proto.Lines) (refused []int, err error) {
+	bases := make([]storepath.Path, len(lines))
+	sums := make([]string, len(lines))
+	for i, line := range lines {
+		name, sum, _ := strings.Cut(line, " ")
+		if bases[i], err = storepath.ParseBase(name); err != nil {
+			return nil, proto.Errorf(proto.CodeUsage, "%v", err)
+		}
+		sums[i] = sum
+	}
+	conn, err := s.protect(ctx, bases)
+	if err != nil || len(bases) == 0 {
+		return nil, err
+	}
+	infos, err := conn.QueryPathInfos(ctx, bases)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, base := range bases {
+		info, valid := infos[base]
+		if valid && hex.EncodeToString(info.NarHash[:])[:proto.BaseSumLength] == sums[i] {
+			s.bases[base] = info
+		} else {
+			refused = append(refused, i)
+		}
+	}
+	return refused, nil
+}
+
+// base is what the host knows of a base that it has accepted.
+func (s *session) base(path storepath.Path) (storepath.Info, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	info, ok := s.bases[path]
+	return info, ok
+}
+
+// parseBases parses store paths without the store's folder.
+func parseBases(names []string) ([]storepath.Path, error) {
+	paths := make([]storepath.Path, len(names))
+	for i, name := range names {
+		path, err := storepath.ParseBase(name)
+		if err != nil {
+			return nil, proto.Errorf(proto.CodeUsage, "%v", err)
+		}
+		paths[i] = path
+	}
+	return paths, nil
 }
 
 // protectNamed parses paths of a request and protects them.
@@ -54,29 +144,26 @@ func (s *session) protectNamed(ctx context.Context, names []string) ([]storepath
 }
 
 // invalid returns those of the paths that are not valid.
-func invalid(ctx context.Context, conn *daemon.Conn, paths []storepath.Path) (proto.MissingResult, error) {
-	result := proto.MissingResult{Missing: []string{}}
+func invalid(ctx context.Context, conn *daemon.Conn, paths []storepath.Path) (map[storepath.Path]bool, error) {
 	valid, err := conn.QueryValidPaths(ctx, paths, daemon.ValidPathsOptions{})
 	if err != nil {
-		return result, err
+		return nil, err
 	}
-	have := make(map[storepath.Path]struct{}, len(valid))
-	for _, path := range valid {
-		have[path] = struct{}{}
-	}
+	absent := make(map[storepath.Path]bool, len(paths))
 	for _, path := range paths {
-		if _, ok := have[path]; !ok {
-			result.Missing = append(result.Missing, path.String())
-		}
+		absent[path] = true
 	}
-	return result, nil
+	for _, path := range valid {
+		delete(absent, path)
+	}
+	return absent, nil
 }
 
 // substitute lets the host's substituters serve. What they do not have is no error.
-func (s *session) substitute(ctx context.Context, req proto.SubstituteRequest) (proto.MissingResult, error) {
+func (s *session) substitute(ctx context.Context, req proto.SubstituteRequest) (proto.SubstituteResult, error) {
 	paths, conn, err := s.protectNamed(ctx, req.Paths)
 	if err != nil {
-		return proto.MissingResult{}, err
+		return proto.SubstituteResult{}, err
 	}
 	var next atomic.Int64
 	group, groupCtx := errgroup.WithContext(ctx)
@@ -84,9 +171,16 @@ func (s *session) substitute(ctx context.Context, req proto.SubstituteRequest) (
 		group.Go(func() error { return s.ensure(groupCtx, paths, &next) })
 	}
 	if err := group.Wait(); err != nil {
-		return proto.MissingResult{}, err
+		return proto.SubstituteResult{}, err
 	}
-	return invalid(ctx, conn, paths)
+	absent, err := invalid(ctx, conn, paths)
+	result := proto.SubstituteResult{Missing: []string{}}
+	for _, path := range paths {
+		if absent[path] {
+			result.Missing = append(result.Missing, path.String())
+		}
+	}
+	return result, err
 }
 
 // ensure takes paths from a shared list until none is left.
@@ -183,9 +277,7 @@ func (s *session) explainStore(path string, err error) error {
 	}
 	switch reason {
 	case daemon.ReasonNoSpace:
-		e := pathError(proto.CodeStoreFull, path, "the host's store is full (%d MiB are free): add %s: %s", free>>20, path, oneLine(refused.Message))
-		e.Remedy = "make room on the host, for example with: nix-collect-garbage --delete-older-than 30d"
-		return e
+		return fullStore(path, refused.Message)
 	case daemon.ReasonUntrusted:
 		return s.notTrusted(path)
 	case daemon.ReasonCorrupt:
@@ -194,6 +286,21 @@ func (s *session) explainStore(path string, err error) error {
 		return pathError(proto.CodeNotFound, path, "add %s: %s", path, oneLine(refused.Message))
 	}
 	return pathError(proto.CodeInternal, path, "add %s: %s", path, oneLine(refused.Message))
+}
+
+// fullStore says that a path does not fit; path is empty where nobody knows which one it was.
+func fullStore(path, reason string) *proto.Error {
+	what := "import"
+	if path != "" {
+		what = "add " + path
+	}
+	free, err := storeFree()
+	if err != nil {
+		free = 0
+	}
+	e := pathError(proto.CodeStoreFull, path, "the host's store is full (%d MiB are free): %s: %s", free>>20, what, oneLine(reason))
+	e.Remedy = "make room on the host, for example with: nix-collect-garbage --delete-older-than 30d"
+	return e
 }
 
 // notTrusted says exactly what would make the daemon accept the path.

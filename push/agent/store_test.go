@@ -115,11 +115,19 @@ func paths(samples []sample) []string {
 
 func missing(t *testing.T, client *proto.Client, want []string) []string {
 	t.Helper()
+	request := proto.MissingRequest{}
+	for _, path := range want {
+		request.Paths = append(request.Paths, strings.TrimPrefix(path, "/nix/store/"))
+	}
 	var result proto.MissingResult
-	if err := client.Call(t.Context(), proto.MethodMissing, proto.MissingRequest{Paths: want}, &result); err != nil {
+	if err := client.Call(t.Context(), proto.MethodMissing, request, &result); err != nil {
 		t.Fatal(err)
 	}
-	return result.Missing
+	var left []string
+	for _, place := range result.Missing {
+		left = append(left, want[place])
+	}
+	return left
 }
 
 func TestPathsArriveInAnEmptyStore(t *testing.T) {
@@ -304,7 +312,7 @@ func TestSubstituteReportsWhatNobodyHas(t *testing.T) {
 	if _, err := push(t, client, samples[:1], nil); err != nil {
 		t.Fatal(err)
 	}
-	var result proto.MissingResult
+	var result proto.SubstituteResult
 	err := client.Call(t.Context(), proto.MethodSubstitute, proto.SubstituteRequest{Paths: paths(samples)}, &result)
 	if err != nil {
 		t.Fatal(err)

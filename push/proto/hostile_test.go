@@ -21,7 +21,7 @@ func TestHello(t *testing.T) {
 		code    ErrorCode
 		message string
 	}{
-		"another version names both": {Hello{Version: 7, Token: testToken}, CodeVersion, "protocol version 7 on the operator's side, 1 on the host"},
+		"another version names both": {Hello{Version: 7, Token: testToken}, CodeVersion, "protocol version 7 on the operator's side, 2 on the host"},
 		"a wrong token is refused":   {Hello{Token: "other"}, CodeToken, "the session token is wrong"},
 		"no token is refused":        {Hello{}, CodeToken, "the session token is wrong"},
 	} {

@@ -8,17 +8,20 @@ import (
 )
 
 // Version is the version of the protocol between helper and agent. Both sides send it in their hello; they must be equal.
-const Version = 1
+const Version = 2
 
 // The methods that an agent answers. Each is one stream: a request with parameters, data both ways where it says so, one result or error.
 const (
 	// MethodInfo: nothing → [HostInfo].
 	MethodInfo = "host.info"
-	// MethodMissing: [MissingRequest] → [MissingResult]. Adds temporary roots for all paths first and holds them for the session.
+	// MethodMissing: [MissingRequest] → [MissingResult]. Adds temporary roots for all paths first and holds them for the session. Where nothing is missing it
+	// also does what MethodRoot would.
 	MethodMissing = "store.missing"
-	// MethodSubstitute: [SubstituteRequest] → [MissingResult] of what no substituter had.
+	// MethodSubstitute: [SubstituteRequest] → [SubstituteResult] of what no substituter had.
 	MethodSubstitute = "store.substitute"
-	// MethodImport: nothing, data to the agent: a zstd stream of paths in dependency order; data from the agent: one ack a path, JSON lines of [ImportAck] → [ImportResult].
+	// MethodImport: [ImportRequest], data to the agent: units ([UnitWriter]); data from the agent on channel 0: JSON lines of [ImportEvent] → [ImportResult] on
+	// channel 0, and nothing on the others. A request without a transfer is one of version 1: a zstd stream of paths in dependency order, answered with JSON lines of
+	// [ImportAck].
 	MethodImport = "store.import"
 	// MethodExport: [ExportRequest], data from the agent in the import format → [ImportResult].
 	MethodExport = "store.export"
@@ -153,17 +156,74 @@ type PathInfo struct {
 
 // MissingRequest names the closure that is about to be pushed.
 type MissingRequest struct {
-	Paths []string `json:"paths"`
+	// Paths are store paths without the store's folder, references first.
+	Paths Lines `json:"paths"`
+	// Known are toplevels that the host has said it has: what their closures hold is not among Paths.
+	Known []string `json:"known,omitempty"`
+	// Bases are what deltas would be made against: each a path without the store's folder, a space, and the first [BaseSumLength] digits of its NAR hash.
+	Bases Lines `json:"bases,omitempty"`
+	// Roots are the GC roots that are set at once where nothing is missing.
+	Roots []RootRequest `json:"roots,omitempty"`
 }
 
-// MissingResult names those of the asked paths that are not valid on the host.
+// BaseSumLength is how much of a base's NAR hash crosses, in hexadecimal digits: enough to find out that a host has built it with another result. That the
+// delta's result is right is seen from that itself.
+const BaseSumLength = 16
+
+// MissingResult says what the host lacks.
 type MissingResult struct {
+	// Missing are the places in Paths of those that are not valid on the host, ascending.
+	Missing []int `json:"missing"`
+	// Unknown says that one of Known is not valid, or not there any more: the answer is incomplete, and has to be asked for with all paths.
+	Unknown bool `json:"unknown,omitempty"`
+	// Refused are the places in Bases of those that the host does not have, or has otherwise, ascending.
+	Refused []int `json:"refused,omitempty"`
+	// Rooted says that nothing was missing and Roots are set.
+	Rooted bool `json:"rooted,omitempty"`
+}
+
+// SubstituteResult names those of the asked paths that are not valid on the host.
+type SubstituteResult struct {
 	Missing []string `json:"missing"`
 }
 
 // SubstituteRequest names paths that the host may fetch from its own substituters.
 type SubstituteRequest struct {
 	Paths []string `json:"paths"`
+}
+
+// MaxChannels is how many channels of one transfer may be open, each in a connection of its own.
+const MaxChannels = 8
+
+// ImportRequest opens a channel of a transfer: of the units of one push, which may come over several channels, and over several connections one after the
+// other. Units are numbered from 0. Each channel carries ascending numbers, and a unit comes over one channel.
+//
+// Channel 0 opens the transfer, and with a higher attempt goes on with it; whatever was attached before is cut off. What came then and was not yet in
+// order is forgotten: sending begins again at [ImportEvent.Next]. The others join the current attempt once that event came. One transfer is open in a session at a time: a
+// new one waits for one that is attached, and ends one that is not.
+type ImportRequest struct {
+	// Transfer is the random name of the transfer: 16 to 64 lower-case letters and digits.
+	Transfer string `json:"transfer,omitempty"`
+	// Channel is 0 to [MaxChannels] - 1.
+	Channel int `json:"channel,omitempty"`
+	// Attempt is 1 where channel 0 opens a transfer, and higher each time that it goes on. An agent that does not know the transfer then answers with
+	// [CodeNotFound]: it is another agent, and the push begins anew with [MethodMissing].
+	Attempt int `json:"attempt,omitempty"`
+	// Acked is how many paths of the transfer were reported in earlier attempts; the others follow. For channel 0.
+	Acked int `json:"acked,omitempty"`
+	// Paths and Bytes, of NARs, are what the transfer will hold, so that the agent can choose how it takes that. For channel 0 of the first attempt.
+	Paths uint64 `json:"paths,omitempty"`
+	Bytes uint64 `json:"bytes,omitempty"`
+}
+
+// ImportEvent is one line that channel 0 of a transfer says. One field is set.
+type ImportEvent struct {
+	// Next is the number of the unit that is expected, in the first line alone.
+	Next *uint32 `json:"next,omitempty"`
+	// Received is how many units have come in order: all with lower numbers need not be sent again to this agent.
+	Received uint32 `json:"received,omitempty"`
+	// Path is a store path that is registered and protected.
+	Path string `json:"path,omitempty"`
 }
 
 // ImportAck says that a path is registered and protected.

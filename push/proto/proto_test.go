@@ -171,18 +171,24 @@ func TestTwentyThousandPathsFitIntoARequest(t *testing.T) {
 	c, _ := pair(t, HandlerFunc(func(_ context.Context, req *Request) (any, error) {
 		var p MissingRequest
 		err := req.Decode(&p)
-		return MissingResult{Missing: p.Paths}, err
+		result := MissingResult{Missing: []int{}}
+		for i, path := range p.Paths {
+			if strings.HasPrefix(path, fmt.Sprintf("%032d-", i)) {
+				result.Missing = append(result.Missing, i)
+			}
+		}
+		return result, err
 	}))
 	var want MissingRequest
 	for i := range 20000 {
-		want.Paths = append(want.Paths, fmt.Sprintf("/nix/store/%032d-some-package-with-a-name-1.2.3", i))
+		want.Paths = append(want.Paths, fmt.Sprintf("%032d-some-package-with-a-name-1.2.3", i))
 	}
 	var got MissingResult
 	if err := c.Call(t.Context(), MethodMissing, want, &got); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(want.Paths, got.Missing); diff != "" {
-		t.Error("paths differ")
+	if len(got.Missing) != len(want.Paths) {
+		t.Errorf("%d of %d paths have arrived", len(got.Missing), len(want.Paths))
 	}
 }
 
