@@ -16,8 +16,7 @@ import (
 
 // Packer makes units. It keeps its buffers and must not be used concurrently: there is one for each worker.
 //
-// It holds up to 170 MiB, most of it what compares a segment with its base, and the encoder of the last level: 100 MiB for
-// [Best], 30 MiB or less for the others.
+// It holds up to 130 MiB, most of it what compares a segment with its base, and the encoder of the last level.
 type Packer struct {
 	views Views
 	// zstd is the encoder of level, nil before the first unit.
@@ -100,6 +99,9 @@ func (p *Packer) batch(ctx context.Context, spec Spec) (Unit, error) {
 		}
 		if e.body != bodyPlain {
 			unit.Delta += e.info.NarSize
+		} else {
+			// A base that nothing comes from is not worth its hash.
+			e.base, e.refs = storepath.Path{}, nil
 		}
 		entries = append(entries, e)
 	}
@@ -123,7 +125,7 @@ func (p *Packer) small(e *entry, item Item) error {
 			e.body = bodySame
 			return nil
 		}
-		if _, ok := p.describe(base, nar, 0); ok && 2*p.made.Len() < len(nar) {
+		if stats, ok := p.describe(base, nar, 0); ok && pays(stats, int64(len(nar))) {
 			e.body = bodyDelta
 			p.bodies = append(p.bodies, p.made.Bytes()...)
 			return nil
@@ -131,6 +133,12 @@ func (p *Packer) small(e *entry, item Item) error {
 	}
 	p.bodies = append(p.bodies, nar...)
 	return nil
+}
+
+// pays says whether the delta of a small path is worth it. New bytes become shorter in it as they do without it; patches and
+// instructions hardly become shorter at all, so they count three times.
+func pays(stats delta.Stats, size int64) bool {
+	return stats.Literal+3*(stats.Written-stats.Literal) < size
 }
 
 // read returns a piece of the NAR of a path, valid until the next call.

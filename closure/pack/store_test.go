@@ -64,6 +64,8 @@ type remember struct {
 	infos []storepath.Info
 }
 
+var errHash = errors.New("the NAR has another hash")
+
 func newRemember() *remember { return &remember{store: newStore()} }
 
 func (r *remember) Path(_ context.Context, info storepath.Info, nar io.Reader) error {
@@ -72,7 +74,7 @@ func (r *remember) Path(_ context.Context, info storepath.Info, nar io.Reader) e
 		return err
 	}
 	if sum := sha256.Sum256(data); sum != info.NarHash || uint64(len(data)) != info.NarSize {
-		return errors.New("the NAR has another hash")
+		return errHash
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

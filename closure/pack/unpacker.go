@@ -218,14 +218,13 @@ func pathError(path storepath.Path, err error) error {
 
 // readSame fills data with what the base has at off.
 func readSame(base baseView, data []byte, off int64) error {
-	n, err := base.ReadAt(data, off)
-	if n == len(data) {
-		return nil
+	if off < 0 || off > base.Size()-int64(len(data)) {
+		return fmt.Errorf("the base has %d bytes, the unit needs %d of them at %d: %w", base.Size(), len(data), off, errBase)
 	}
-	if err == nil || errors.Is(err, io.EOF) {
-		err = fmt.Errorf("the base has %d bytes, the unit needs %d of them at %d: %w", base.Size(), len(data), off, errBase)
+	if n, err := base.ReadAt(data, off); n < len(data) {
+		return fmt.Errorf("read the base: %w", err)
 	}
-	return err
+	return nil
 }
 
 // copySame writes what the base has at off.
