@@ -93,6 +93,11 @@ func (s *LocalStore) NAR(ctx context.Context, path storepath.Path, w io.Writer) 
 	return nil
 }
 
+// View opens the path's NAR, straight from the file system.
+func (s *LocalStore) View(_ context.Context, path storepath.Path) (View, error) {
+	return nar.OpenView(filepath.Join("/", s.opts.Root, path.String()))
+}
+
 // Protect keeps paths from being garbage collected until the store is closed, or this process has ended. They need not be valid.
 func (s *LocalStore) Protect(ctx context.Context, paths ...storepath.Path) error {
 	return s.roots.use(ctx, func(c *daemon.Conn) error {

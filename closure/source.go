@@ -17,4 +17,14 @@ type Source interface {
 	Closure(ctx context.Context, roots ...storepath.Path) (*Graph, error)
 	// NAR writes the path's NAR to w; the caller checks hash and size.
 	NAR(ctx context.Context, path storepath.Path, w io.Writer) error
+	// View opens the path's NAR for reads at any offset; the caller checks its size, and closes it.
+	View(ctx context.Context, path storepath.Path) (View, error)
+}
+
+// View is a NAR that can be read at any offset; *[nar.View] is one. It is safe for concurrent use.
+type View interface {
+	io.ReaderAt
+	// Size is the NAR's size, in bytes.
+	Size() int64
+	Close() error
 }

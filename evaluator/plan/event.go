@@ -49,6 +49,10 @@ type Event struct {
 	Unit string `json:"unit,omitempty"`
 	// WireBytes is what went over the network for this step so far.
 	WireBytes uint64 `json:"wireBytes,omitempty"`
+	// BytesPerSecond is how fast the network was used lately, and SecondsLeft what is left of the step at the speed that Done has grown with lately; both are 0
+	// where nobody knows yet.
+	BytesPerSecond uint64  `json:"bytesPerSecond,omitempty"`
+	SecondsLeft    float64 `json:"secondsLeft,omitempty"`
 	// Seconds is how long the step took, in its last event.
 	Seconds float64 `json:"seconds,omitempty"`
 }

@@ -82,6 +82,10 @@ func (s keySource) NAR(_ context.Context, _ storepath.Path, w io.Writer) error {
 	return errors.Join(n.Directory(""), n.Directory("etc"), n.File("etc/app.toml", false, uint64(len(s.key)), strings.NewReader(s.key)), n.Close())
 }
 
+func (s keySource) View(context.Context, storepath.Path) (closure.View, error) {
+	return nil, errors.New("nobody views it")
+}
+
 func TestADeploymentWarnsOfPrivateKeys(t *testing.T) {
 	w := newWorld("a", "b")
 	key := privateKey(t)

@@ -204,6 +204,8 @@ type hostLine struct {
 	detail string
 	// ended is set once no step is under way; failed and finished say how the host stands then.
 	ended, failed, finished bool
+	// moved is the last event of a transfer that is under way.
+	moved plan.Event
 }
 
 func newModel() model { return model{hosts: map[string]*hostLine{}, last: plan.StepActivate} }
@@ -245,6 +247,9 @@ func (m *model) apply(e plan.Event) {
 		*h = hostLine{step: e.Step, since: e.Time}
 	case plan.EventProgress:
 		h.detail = progress(e)
+		if e.Unit == "bytes" {
+			h.moved = e
+		}
 	case plan.EventLog:
 		h.detail = text.Line(e.Message)
 	case plan.EventDone:
@@ -341,11 +346,16 @@ func (h *hostLine) render(name string, nameWidth, width int, now time.Time, s st
 }
 
 func (m *model) countLine(now time.Time, width int, s style) string {
-	var working, failed, finished int
+	var working, failed, finished, moving int
+	sum := plan.Event{Unit: "bytes"}
 	for _, h := range m.hosts {
 		switch {
 		case !h.ended:
 			working++
+			sum.Done, sum.Total, sum.WireBytes, sum.BytesPerSecond = sum.Done+h.moved.Done, sum.Total+h.moved.Total, sum.WireBytes+h.moved.WireBytes, sum.BytesPerSecond+h.moved.BytesPerSecond
+			// The last one to be done decides.
+			sum.SecondsLeft = max(sum.SecondsLeft, h.moved.SecondsLeft)
+			moving += min(1, int(h.moved.Total))
 		case h.failed:
 			failed++
 		case h.finished:
@@ -355,6 +365,9 @@ func (m *model) countLine(now time.Time, width int, s style) string {
 	line := fmt.Sprintf("%s: %d at work, %d done, %d failed", plural(len(m.order), "host"), working, finished, failed)
 	if m.title != "" {
 		line = m.title + ": " + line
+	}
+	if moving > 1 {
+		line += "  " + progress(sum)
 	}
 	if !m.start.IsZero() {
 		line += "  " + text.Duration(now.Sub(m.start))

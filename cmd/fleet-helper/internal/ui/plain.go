@@ -105,7 +105,7 @@ func eventLines(e plan.Event, s style) []string {
 func doneText(e plan.Event) string {
 	line := fmt.Sprintf("%s done in %s", e.Step, text.Duration(time.Duration(e.Seconds*float64(time.Second))))
 	if e.Unit == "bytes" && e.Done > 0 {
-		line += fmt.Sprintf(", %s (%s sent)", text.Bytes(e.Done), text.Bytes(e.WireBytes))
+		line += fmt.Sprintf(", %s (%s sent, %.2g %%)", text.Bytes(e.Done), text.Bytes(e.WireBytes), 100*float64(e.WireBytes)/float64(e.Done))
 	}
 	if e.Message != "" {
 		line += ": " + text.Line(e.Message)
@@ -126,11 +126,27 @@ func progress(e plan.Event) string {
 	case e.Done > 0:
 		s = fmt.Sprintf("%d %s", e.Done, e.Unit)
 	}
+	s += wireText(e)
 	if m := text.Line(e.Message); m != "" {
 		if s != "" {
 			s += " "
 		}
 		s += m
+	}
+	return s
+}
+
+// wireText says what of a transfer has gone over the network, how fast, and how long it goes on.
+func wireText(e plan.Event) string {
+	var s string
+	if e.WireBytes > 0 && e.Unit == "bytes" {
+		s += fmt.Sprintf(", %s sent", text.Bytes(e.WireBytes))
+	}
+	if e.BytesPerSecond > 0 {
+		s += fmt.Sprintf(", %s/s", text.Bytes(e.BytesPerSecond))
+	}
+	if e.SecondsLeft >= 1 {
+		s += fmt.Sprintf(", %s left", text.Duration(time.Duration(e.SecondsLeft*float64(time.Second)).Round(time.Second)))
 	}
 	return s
 }

@@ -113,7 +113,7 @@ b: connect failed: no route …
 a: build: 4/9 derivations systemd
 a: warning: disk is nearly full
   hint: collect garbage
-a: push done in 8.0s, 3.0 MiB (1.0 MiB sent)
+a: push done in 8.0s, 3.0 MiB (1.0 MiB sent, 33 %)
 a> setting up /etc
 `
 
@@ -416,5 +416,30 @@ func TestHowSafeAHostIsStandsBesideItsOutcome(t *testing.T) {
 		if !strings.Contains(table, want) {
 			t.Errorf("%q is missing in:\n%s", want, table)
 		}
+	}
+}
+
+func TestATransferSaysHowFarItIs(t *testing.T) {
+	for want, e := range map[string]plan.Event{
+		"1.0 MiB of 3.0 MiB": {Unit: "bytes", Done: 1 << 20, Total: 3 << 20},
+		"1.0 MiB of 3.0 MiB, 512.0 KiB sent, 256.0 KiB/s, 8.0s left": {Unit: "bytes", Done: 1 << 20, Total: 3 << 20, WireBytes: 512 << 10, BytesPerSecond: 256 << 10, SecondsLeft: 8.2},
+		"1.0 MiB of 3.0 MiB, 512.0 KiB sent":                         {Unit: "bytes", Done: 1 << 20, Total: 3 << 20, WireBytes: 512 << 10, SecondsLeft: 0.4},
+	} {
+		if got := progress(e); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+func TestTransfersOfManyHostsAreAddedUp(t *testing.T) {
+	m := newModel()
+	for _, name := range []string{"a", "b", "c"} {
+		m.apply(plan.Event{Host: name, Step: plan.StepPush, Kind: plan.EventStarted})
+	}
+	for i, name := range []string{"a", "b"} {
+		m.apply(plan.Event{Host: name, Step: plan.StepPush, Kind: plan.EventProgress, Unit: "bytes", Done: 1 << 20, Total: 4 << 20, BytesPerSecond: 1 << 20, SecondsLeft: float64(3 + i)})
+	}
+	if line := m.countLine(time.Time{}, 200, style{}); !strings.Contains(line, "2.0 MiB of 8.0 MiB, 2.0 MiB/s, 4.0s left") {
+		t.Error(line)
 	}
 }
