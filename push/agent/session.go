@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"fleet/closure/daemon"
 	"fleet/closure/storepath"
@@ -26,6 +27,12 @@ type session struct {
 	born guard.Boottime
 	// ending tells the listener that the session is over when its last client leaves.
 	ending func()
+	// ctx is that of what outlives its client's connection, stop ends it, and work is what is under way. close is the end of all three.
+	ctx  context.Context
+	stop context.CancelCauseFunc
+	work sync.WaitGroup
+	// patience is how long a transfer waits for a unit that nobody can bring.
+	patience time.Duration
 
 	mu sync.Mutex
 	// idle are connections to the daemon that nobody uses. None is closed before the session ends, since what was added over it is
@@ -39,13 +46,19 @@ type session struct {
 	// direct says whether paths may be imported without the daemon, where directKnown says that this was looked at.
 	direct, directKnown bool
 	builds              int
+	// transfer is the one that was opened last.
+	transfer *transfer
 }
 
 type method func(ctx context.Context, req *proto.Request) (any, error)
 
 // newSession makes a session of the login user owner, whose own files lie in dir.
 func newSession(host *Host, dir string, owner int) *session {
-	s := &session{host: host, dir: dir, owner: owner, rooted: make(map[storepath.Path]struct{}), bases: make(map[storepath.Path]storepath.Info), ending: func() {}}
+	s := &session{
+		host: host, dir: dir, owner: owner, rooted: make(map[storepath.Path]struct{}), bases: make(map[storepath.Path]storepath.Info),
+		ending: func() {}, patience: unitPatience,
+	}
+	s.ctx, s.stop = context.WithCancelCause(context.Background())
 	if self, err := processOf(os.Getpid()); err == nil {
 		s.born = self.started
 	}
@@ -57,6 +70,9 @@ func newSession(host *Host, dir string, owner int) *session {
 			var params proto.ImportRequest
 			if err := req.Decode(&params); err != nil {
 				return nil, err
+			}
+			if params.Transfer != "" {
+				return s.importUnits(ctx, params, req.Stream)
 			}
 			return s.importPaths(ctx, req.Stream)
 		},
@@ -133,7 +149,19 @@ func withRemedy(err error) error {
 	return &proto.Error{Code: proto.CodeInternal, Message: err.Error(), Remedy: hint.Hint()}
 }
 
+var errSessionOver = proto.Errorf(proto.CodeCancelled, "the session is over")
+
+// close ends what is under way, and gives the protection of paths up.
 func (s *session) close() {
+	s.mu.Lock()
+	s.stop(errSessionOver)
+	s.mu.Unlock()
+	s.work.Wait()
+	s.disconnect()
+}
+
+// disconnect closes the connections to the daemon that nobody uses.
+func (s *session) disconnect() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, conn := range s.idle {

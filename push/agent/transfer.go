@@ -1,292 +1,351 @@
 package agent
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
+	"sync"
+	"time"
 
-	"fleet/closure/daemon"
-	"fleet/closure/nar"
 	"fleet/closure/storepath"
 	"fleet/push/proto"
 )
 
 const (
-	// maxPending is how many paths may be under way to the daemon; their references may be among them.
-	maxPending = 64
-	// exportLevel is zstd's level for what goes back to the operator.
-	exportLevel = 3
-	// flushEvery is how many bytes of NAR are exported between two flushes.
-	flushEvery = 1 << 20
-	// wholeNAR is how large a NAR may be that is checked as a whole before the daemon hears of it, in bytes.
-	wholeNAR = 4 << 20
+	// unitPatience is how long a unit may be missing while no channel can bring it. A new channel is opened in less.
+	unitPatience = 30 * time.Second
+	// ackBatch is how many paths are reported at once.
+	ackBatch = 256
 )
+
+// transfer is one push: its units come over channels, and go to an intake in order. It lives in the session, whatever becomes of the connections, until
+// it has ended; how that was is kept until another one is opened, since the connection may have been lost just before.
+type transfer struct {
+	name     string
+	patience time.Duration
+	// cancel ends the taking of units, for a reason that is the transfer's error then.
+	cancel context.CancelCauseFunc
+
+	mu sync.Mutex
+	// changed is closed, and replaced, when something below changes.
+	changed chan struct{}
+	// attempt numbers the times that channel 0 was opened, and attached are the channels of the last one.
+	attempt  int
+	attached map[int]*channel
+	units    reorder
+	// acks are the paths that are registered, in that order.
+	acks  []storepath.Path
+	ended bool
+	// result and err are set when it ends.
+	result proto.ImportResult
+	err    error
+}
+
+func newTransfer(name string, patience time.Duration, cancel context.CancelCauseFunc) *transfer {
+	return &transfer{name: name, patience: patience, cancel: cancel, changed: make(chan struct{}), attached: make(map[int]*channel)}
+}
+
+// lock locks the transfer for a change that others wait for.
+func (t *transfer) lock() (unlock func()) {
+	t.mu.Lock()
+	return func() {
+		close(t.changed)
+		t.changed = make(chan struct{})
+		t.mu.Unlock()
+	}
+}
 
 var (
-	errHash      = errors.New("its SHA-256 is another than the announced one")
-	errNotWanted = errors.New("the daemon does not want the rest")
+	errSuperseded = proto.Errorf(proto.CodeCancelled, "another connection goes on with the transfer")
+	errAbandoned  = proto.Errorf(proto.CodeCancelled, "another transfer has begun")
+	errNotOpen    = proto.Errorf(proto.CodeCancelled, "channel 0 of the transfer is not open in this attempt")
 )
 
-// importPaths reads paths in the import format, lets the daemon register them in order, and acknowledges each one once it
-// is registered. Paths that were acknowledged stay when a later one fails.
-func (s *session) importPaths(ctx context.Context, stream io.ReadWriter) (proto.ImportResult, error) {
-	reader, err := proto.NewImportReader(stream)
-	if err != nil {
-		return proto.ImportResult{}, err
+// attach makes a channel one of the transfer's, and says which unit should come next. Channel 0 cuts off the channels of earlier attempts.
+func (t *transfer) attach(ch *channel, req proto.ImportRequest) (next uint32, err error) {
+	defer t.lock()()
+	if ch.number > 0 {
+		if t.attached[0] == nil || req.Attempt != t.attempt {
+			return 0, errNotOpen
+		}
+		if t.attached[ch.number] != nil {
+			return 0, proto.Errorf(proto.CodeUsage, "channel %d of the transfer is open already", ch.number)
+		}
+		t.attached[ch.number] = ch
+		return 0, nil
 	}
-	defer reader.Close()
-	conn, err := s.borrow(ctx)
-	if err != nil {
-		return proto.ImportResult{}, err
+	if req.Attempt <= t.attempt {
+		return 0, errSuperseded
 	}
-	im := &importer{session: s, conn: conn, acks: json.NewEncoder(stream), sent: make(chan sentPath, maxPending)}
-	err = im.run(ctx, reader)
-	s.giveBack(conn)
-	if proto.CodeOf(err) == proto.CodeStoreFull {
-		s.clearUnfinished(ctx, im.begun[im.result.Paths:])
+	if req.Acked > len(t.acks) {
+		return 0, proto.Errorf(proto.CodeUsage, "%d paths were reported, not %d", len(t.acks), req.Acked)
 	}
-	return im.result, err
+	for _, old := range t.attached {
+		old.superseded = true
+		old.stream.Cancel()
+	}
+	t.attempt, t.attached = req.Attempt, map[int]*channel{0: ch}
+	return t.units.restart(), nil
 }
 
-// run sends and acknowledges beside each other, until the stream ends or a path fails.
-func (im *importer) run(ctx context.Context, reader *proto.ImportReader) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	acked := make(chan error, 1)
-	go func() {
-		err := im.acknowledge(ctx)
-		cancel(err)
-		acked <- err
-	}()
-	sendErr := im.send(ctx, reader)
-	close(im.sent)
-	ackErr := <-acked
-	// What the daemon said about a path explains more than the end of reading that follows from it.
-	if ackErr != nil {
-		return ackErr
+// detach forgets a channel that has ended.
+func (t *transfer) detach(ch *channel) {
+	defer t.lock()()
+	if t.current(ch) {
+		delete(t.attached, ch.number)
 	}
-	return sendErr
 }
 
-type importer struct {
-	session *session
-	conn    *daemon.Conn
-	acks    *json.Encoder
-	sent    chan sentPath
-	// begun are the paths that the daemon has heard of, in order; the first result.Paths of them are registered.
-	begun  []storepath.Path
-	result proto.ImportResult
-	// buf holds one NAR after the other.
-	buf bytes.Buffer
+// current says whether a channel was not superseded or detached. The lock is held.
+func (t *transfer) current(ch *channel) bool { return t.attached[ch.number] == ch }
+
+// answer is the error that a channel ends with; err is that of its connection.
+func (t *transfer) answer(ch *channel, err error) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case ch.superseded:
+		return errSuperseded
+	case t.ended:
+		return t.err
+	}
+	return err
 }
 
-type sentPath struct {
-	info    storepath.Info
-	pending *daemon.Pending
+// state says whether nobody has the transfer open, whether it has ended, and until when that holds.
+func (t *transfer) state() (abandoned, ended bool, changed <-chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.attached[0] == nil, t.ended, t.changed
 }
 
-// send reads paths and sends them on to the daemon, which works through them in order.
-func (im *importer) send(ctx context.Context, reader *proto.ImportReader) error {
+// admit waits until there is room for a unit.
+func (t *transfer) admit(ctx context.Context, ch *channel, head proto.UnitHead) error {
 	for {
-		wire, body, err := reader.Next()
-		switch {
-		case err == io.EOF:
-			return nil
-		case errors.Is(err, io.ErrUnexpectedEOF):
-			return proto.Errorf(proto.CodeCorrupt, "the stream of paths was cut: %v", err)
-		case err != nil:
-			return streamError(err)
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		}
-		info, err := fromWire(wire)
-		if err != nil {
-			return proto.Errorf(proto.CodeCorrupt, "metadata of %.200q: %v", wire.Path, err)
-		}
-		if err := im.session.protectNew(ctx, info.Path); err != nil {
-			return err
-		}
-		im.begun = append(im.begun, info.Path)
-		pending, err := im.add(ctx, info, body)
-		if err != nil {
+		ok, changed, err := t.tryAdmit(ch, head)
+		if ok || err != nil {
 			return err
 		}
 		select {
-		case im.sent <- sentPath{info, pending}:
+		case <-changed:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
 }
 
-// streamError is the code of what could not be read: the stream's own error, or contents that are not in the format.
-func streamError(err error) error {
-	if _, ok := errors.AsType[*proto.Error](err); ok || errors.Is(err, proto.ErrLost) || errors.Is(err, context.Canceled) {
-		return err
+func (t *transfer) tryAdmit(ch *channel, head proto.UnitHead) (ok bool, changed <-chan struct{}, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.current(ch) || t.ended {
+		return false, nil, errSuperseded
 	}
-	return proto.Errorf(proto.CodeCorrupt, "%v", err)
+	ok, err = t.units.admit(head.Number, head.Length)
+	if waits := !ok && err == nil; waits != ch.waits {
+		ch.waits = waits
+		// Whoever looks for a unit that nobody can bring wants to know.
+		close(t.changed)
+		t.changed = make(chan struct{})
+	}
+	return ok, t.changed, err
 }
 
-// add hands a path to the daemon, which has not yet registered it then.
-func (im *importer) add(ctx context.Context, info storepath.Info, body io.Reader) (*daemon.Pending, error) {
-	if info.NarSize > wholeNAR {
-		return im.addLarge(ctx, info, body)
+func (t *transfer) put(ch *channel, number uint32, unit []byte) {
+	defer t.lock()()
+	if t.current(ch) {
+		t.units.put(number, unit)
 	}
-	im.buf.Reset()
-	if _, err := im.buf.ReadFrom(body); err != nil {
-		return nil, damaged(info, err)
-	}
-	if sha256.Sum256(im.buf.Bytes()) != info.NarHash {
-		return nil, damaged(info, errHash)
-	}
-	pending, err := im.conn.StartAddToStoreNar(ctx, info, &im.buf, daemon.AddOptions{SkipSignatures: true})
-	if err != nil {
-		return nil, im.session.explainStore(info.Path.String(), err)
-	}
-	return pending, nil
 }
 
-// addLarge lets the NAR flow through while it is checked.
-func (im *importer) addLarge(ctx context.Context, info storepath.Info, body io.Reader) (*daemon.Pending, error) {
-	r, w := io.Pipe()
-	checked := make(chan error, 1)
-	go func() {
-		err := copyChecked(w, info, body)
-		w.CloseWithError(err)
-		checked <- err
-	}()
-	pending, err := im.conn.StartAddToStoreNar(ctx, info, r, daemon.AddOptions{SkipSignatures: true})
-	r.CloseWithError(errNotWanted)
-	narErr := <-checked
-	if err == nil {
-		return pending, nil
+func (t *transfer) withdraw(ch *channel, number uint32) {
+	defer t.lock()()
+	if t.current(ch) {
+		t.units.withdraw(number)
 	}
-	if pending != nil {
-		// The daemon was given too little and refuses it; the connection stays usable once that is known.
-		return nil, errors.Join(damaged(info, narErr), pending.Wait(ctx))
-	}
-	return nil, im.session.explainStore(info.Path.String(), err)
 }
 
-// damaged is the error for a NAR that did not arrive as it was announced.
-func damaged(info storepath.Info, err error) error {
-	if _, ok := errors.AsType[*proto.Error](err); ok || errors.Is(err, proto.ErrLost) || errors.Is(err, context.Canceled) {
-		return err
-	}
-	return pathError(proto.CodeCorrupt, info.Path.String(), "the NAR of %s was damaged on its way: %v", info.Path, err)
+// finished says that a channel brings nothing more.
+func (t *transfer) finished(ch *channel) {
+	defer t.lock()()
+	ch.done = true
 }
 
-// copyChecked copies a NAR and ends in an error where it is none, or not the announced one. The daemon checks its hash again before
-// it registers the path; but it believes what a NAR says of a file's size, and would make room for exabytes.
-func copyChecked(w io.Writer, info storepath.Info, body io.Reader) error {
-	sum := sha256.New()
-	guard := sizeGuard{Writer: nar.NewWriter(io.MultiWriter(w, sum)), limit: info.NarSize}
-	if err := nar.Parse(body, guard); err != nil {
-		return err
+// finishUnits takes the end of the units.
+func (t *transfer) finishUnits(ch *channel, units uint32) error {
+	defer t.lock()()
+	if !t.current(ch) {
+		return errSuperseded
 	}
-	if err := guard.Close(); err != nil {
-		return err
+	if ch.number > 0 {
+		return fmt.Errorf("the end of the units came over channel %d", ch.number)
 	}
-	if !bytes.Equal(sum.Sum(nil), info.NarHash[:]) {
-		return errHash
-	}
-	return nil
+	ch.done = true
+	return t.units.finish(units)
 }
 
-// sizeGuard refuses a file that is larger than the rest of its NAR.
-type sizeGuard struct {
-	*nar.Writer
-	limit uint64
-}
-
-func (g sizeGuard) File(path string, executable bool, size uint64, contents io.Reader) error {
-	if g.Size() > g.limit || size > g.limit-g.Size() {
-		return fmt.Errorf("file %q has %d bytes in a NAR of %d", path, size, g.limit)
+// failFrom ends the transfer for what came over a channel.
+func (t *transfer) failFrom(ch *channel, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.current(ch) {
+		t.cancel(err)
 	}
-	return g.Writer.File(path, executable, size, contents)
 }
 
-// acknowledge tells the client of every path that is registered, in order, and stops at the first that is not.
-func (im *importer) acknowledge(ctx context.Context) error {
-	for path := range im.sent {
-		if err := path.pending.Wait(ctx); err != nil {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			return im.session.explainStore(path.info.Path.String(), err)
+// take waits for the next unit. It returns nil where there are no more.
+func (t *transfer) take(ctx context.Context) ([]byte, error) {
+	for {
+		unit, missing, changed := t.tryTake()
+		if unit != nil || missing == nil {
+			return unit, nil
 		}
-		im.result.Paths++
-		im.result.Bytes += path.info.NarSize
-		if err := im.acks.Encode(proto.ImportAck{Path: path.info.Path.String()}); err != nil {
+		var patience <-chan time.Time
+		if missing.nobody {
+			patience = time.After(t.patience)
+		}
+		select {
+		case <-changed:
+		case <-patience:
+			return nil, proto.Errorf(proto.CodeCorrupt, "unit %d of the push has not come", missing.number)
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// gap is a unit that has not come; nobody says that no channel can bring it.
+type gap struct {
+	number uint32
+	nobody bool
+}
+
+func (t *transfer) tryTake() ([]byte, *gap, <-chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.units.complete() {
+		return nil, nil, nil
+	}
+	if unit, ok := t.units.take(); ok {
+		close(t.changed)
+		t.changed = make(chan struct{})
+		return unit, nil, nil
+	}
+	// Without channel 0 the client has gone, and may come back.
+	nobody := t.attached[0] != nil
+	for _, ch := range t.attached {
+		nobody = nobody && (ch.waits || ch.done)
+	}
+	return nil, &gap{t.units.next, nobody}, t.changed
+}
+
+// used says that the unit that was taken last is not needed any more.
+func (t *transfer) used() {
+	defer t.lock()()
+	t.units.done()
+}
+
+// registered notes a path that is registered.
+func (t *transfer) registered(path storepath.Path) {
+	defer t.lock()()
+	t.acks = append(t.acks, path)
+}
+
+// end notes how the transfer has ended, and lets go of what it holds.
+func (t *transfer) end(result proto.ImportResult, err error) {
+	defer t.lock()()
+	t.ended, t.result, t.err = true, result, err
+	t.units.held, t.units.coming = nil, nil
+	for _, ch := range t.attached {
+		if ch.number > 0 {
+			ch.stream.Cancel()
+		}
+	}
+}
+
+// news is what a client has not heard of yet.
+type news struct {
+	received uint32
+	acks     []storepath.Path
+}
+
+func (t *transfer) news(said reported) (n news, changed <-chan struct{}, ended bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n = news{received: t.units.received(), acks: t.acks[said.acked:min(len(t.acks), said.acked+ackBatch)]}
+	return n, t.changed, t.ended
+}
+
+// transferFor finds the transfer that a channel belongs to, or opens it.
+func (s *session) transferFor(ctx context.Context, req proto.ImportRequest) (*transfer, error) {
+	for {
+		t, changed, err := s.tryTransfer(req)
+		if t != nil || err != nil {
+			return t, err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// tryTransfer is transferFor, but does not wait where another transfer is open. It ends one that nobody goes on with.
+func (s *session) tryTransfer(req proto.ImportRequest) (*transfer, <-chan struct{}, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last := s.transfer
+	switch {
+	case s.ctx.Err() != nil:
+		return nil, nil, context.Cause(s.ctx)
+	case last != nil && last.name == req.Transfer:
+		return last, nil, nil
+	case req.Channel > 0 || req.Attempt > 1:
+		return nil, nil, proto.Errorf(proto.CodeNotFound, "the agent does not know the transfer: it is another one than before")
+	}
+	if last != nil {
+		abandoned, ended, changed := last.state()
+		if abandoned && !ended {
+			last.cancel(errAbandoned)
+		}
+		if !ended {
+			return nil, changed, nil
+		}
+	}
+	ctx, cancel := context.WithCancelCause(s.ctx)
+	s.transfer = newTransfer(req.Transfer, s.patience, cancel)
+	t := s.transfer
+	s.work.Go(func() {
+		defer cancel(nil)
+		s.runTransfer(ctx, t, req)
+	})
+	return t, nil, nil
+}
+
+// runTransfer takes units in order, until they or the transfer end.
+func (s *session) runTransfer(ctx context.Context, t *transfer, req proto.ImportRequest) {
+	in := s.openIntake(ctx, req, t.registered)
+	err := t.feed(ctx, in)
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	result, err := in.close(s.ctx, err)
+	t.end(result, err)
+}
+
+// feed hands units to an intake, to the last one.
+func (t *transfer) feed(ctx context.Context, in *intake) error {
+	for {
+		unit, err := t.take(ctx)
+		if err != nil {
+			return err
+		}
+		if unit == nil {
+			return in.unpacker.End()
+		}
+		err = in.unpacker.Unit(unit)
+		t.used()
+		if err != nil {
 			return err
 		}
 	}
-	return nil
-}
-
-// export sends paths in the import format, references first, whatever their order in the request.
-func (s *session) export(ctx context.Context, req proto.ExportRequest, w io.Writer) (result proto.ImportResult, err error) {
-	infos, err := s.pathInfos(ctx, req.Paths)
-	if err != nil {
-		return result, err
-	}
-	conn, err := s.borrow(ctx)
-	if err != nil {
-		return result, err
-	}
-	defer s.giveBack(conn)
-	writer, err := proto.NewImportWriter(w, exportLevel)
-	if err != nil {
-		return result, err
-	}
-	defer func() { err = errors.Join(err, writer.Close()) }()
-	var unflushed uint64
-	for _, info := range infos {
-		nar, err := writer.Begin(toWire(info))
-		if err != nil {
-			return result, err
-		}
-		if err := conn.NarFromPath(ctx, info.Path, nar); err != nil {
-			return result, fmt.Errorf("read %s: %w", info.Path, err)
-		}
-		if unflushed += info.NarSize; unflushed >= flushEvery {
-			if err := writer.Flush(); err != nil {
-				return result, err
-			}
-			unflushed = 0
-		}
-		result.Paths++
-		result.Bytes += info.NarSize
-	}
-	return result, nil
-}
-
-// pathInfos returns the infos of paths that must all be valid.
-func (s *session) pathInfos(ctx context.Context, texts []string) ([]storepath.Info, error) {
-	paths, err := parsePaths(texts)
-	if err != nil {
-		return nil, proto.Errorf(proto.CodeUsage, "%v", err)
-	}
-	conn, err := s.protect(ctx, paths)
-	if err != nil {
-		return nil, err
-	}
-	byPath, err := conn.QueryPathInfos(ctx, paths)
-	if err != nil {
-		return nil, err
-	}
-	infos := make([]storepath.Info, 0, len(byPath))
-	for _, path := range paths {
-		info, ok := byPath[path]
-		if !ok {
-			return nil, pathError(proto.CodeNotFound, path.String(), "path %s is not valid on the host", path)
-		}
-		infos = append(infos, info)
-		delete(byPath, path)
-	}
-	return referencesFirst(infos), nil
 }
