@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"fleet/closure"
@@ -14,8 +13,12 @@ import (
 	"fleet/push/proto"
 )
 
-// maxCorrupt is how often a push is repeated because data arrived damaged.
-const maxCorrupt = 3
+const (
+	// maxCorrupt is how often data is sent again because it arrived damaged.
+	maxCorrupt = 6
+	// maxDeltas is after how many damaged paths the host's store is not trusted any more: no base is used.
+	maxDeltas = 3
+)
 
 // PushRequest asks for the closures of paths to be made valid on a host.
 type PushRequest struct {
@@ -55,15 +58,16 @@ func (s *Session) Push(ctx context.Context, request PushRequest) (PushResult, er
 }
 
 func newTransfer(s *Session, request PushRequest, graph *closure.Graph) *transfer {
-	return &transfer{
-		s: s, request: request, graph: graph, damaged: map[storepath.Path]bool{}, progress: newProgress(s, request.Step),
-	}
+	return &transfer{s: s, request: request, graph: graph, damaged: map[storepath.Path]bool{}, progress: newProgress(s, request.Step)}
 }
 
-// repeat does work over as many connections as it takes, and again where a path arrived damaged for the first time.
+// repeat does work over as many connections as it takes, and again where a path arrived damaged for the first time, or lacks what it refers to.
 func (t *transfer) repeat(ctx context.Context, work func(context.Context, *link) (bool, error)) error {
 	for {
 		err := t.s.resume(ctx, work)
+		if t.leftOut(err) {
+			continue
+		}
 		path, again := t.again(err)
 		if !again {
 			return err
@@ -78,12 +82,18 @@ type transfer struct {
 	request  PushRequest
 	graph    *closure.Graph
 	progress *progress
+	// shipment is what is being sent, nil where that has to be found out first.
+	shipment *shipment
 	// need is what was missing at first, in bytes.
 	need        uint64
 	counted     bool
 	substituted bool
+	// asksAll says that what the host is known to have is asked for, too.
+	asksAll bool
 	// damaged are the paths that arrived damaged once.
 	damaged map[storepath.Path]bool
+	// units is how many units the host has received.
+	units int
 }
 
 func (t *transfer) result() PushResult {
@@ -94,62 +104,94 @@ func (t *transfer) result() PushResult {
 // round does what is left of the push over one connection.
 func (t *transfer) round(ctx context.Context, l *link) (progress bool, err error) {
 	before, _ := t.progress.counts()
-	defer func() { now, _ := t.progress.counts(); progress = now > before }()
-	infos, err := t.missing(ctx, l)
-	if err != nil {
+	units := t.units
+	defer func() { now, _ := t.progress.counts(); progress = now > before || t.units > units }()
+	if sent, err := t.goOn(ctx, l); sent || err != nil {
 		return false, err
 	}
-	if len(infos) > 0 {
-		if err := t.send(ctx, l, infos); err != nil {
+	missing, rooted, err := t.missing(ctx, l)
+	if err != nil || rooted {
+		return false, err
+	}
+	if len(missing.infos) > 0 {
+		t.shipment = newShipment(missing, l.agent)
+		if err := t.send(ctx, l); err != nil {
 			return false, err
 		}
 	}
 	return false, t.root(ctx, l)
 }
 
-// missing asks for what the host lacks, references first, in one round trip; the agent protects all of it from then on.
-func (t *transfer) missing(ctx context.Context, l *link) ([]closure.PathInfo, error) {
-	order := t.graph.Topological()
-	var names proto.Lines
-	for _, path := range order {
-		names = append(names, path.Base())
+// goOn goes on with what was being sent when the last connection broke, where the agent still knows of it.
+func (t *transfer) goOn(ctx context.Context, l *link) (sent bool, err error) {
+	if t.shipment == nil || t.shipment.agent != l.agent {
+		t.shipment = nil
+		return false, nil
 	}
+	if err := t.send(ctx, l); err != nil {
+		if errors.Is(err, errForgotten) {
+			t.shipment = nil
+			return false, nil
+		}
+		return false, err
+	}
+	return true, t.root(ctx, l)
+}
+
+// missing asks for what the host lacks, references first, in one round trip; the agent protects all of it from then on. Where that is nothing, it has also
+// set the roots.
+func (t *transfer) missing(ctx context.Context, l *link) (missing *cargo, rooted bool, err error) {
+	asked, err := t.survey(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	asked, result, err := t.askMissing(ctx, l, asked)
+	if err != nil || result.Rooted {
+		return nil, result.Rooted, err
+	}
+	if t.request.Substitute && !t.substituted && len(result.Missing) > 0 {
+		if result.Missing, err = t.substitute(ctx, l, asked, result.Missing); err != nil {
+			return nil, false, err
+		}
+	}
+	m := manifest{missing: result.Missing, refused: result.Refused, whole: t.damaged, plain: len(t.damaged) >= maxDeltas}
+	if !t.s.Info().Trusted {
+		m.signer = t.request.Signer
+	}
+	missing = asked.cargo(m)
+	return missing, false, t.prepare(missing.infos, missing.bytes)
+}
+
+// askMissing asks without the closures of what the host has said it has, and with them where it does not have it any more.
+func (t *transfer) askMissing(ctx context.Context, l *link, asked *survey) (*survey, proto.MissingResult, error) {
 	var result proto.MissingResult
-	if err := l.ask(ctx, proto.MethodMissing, proto.MissingRequest{Paths: names}, &result); err != nil {
+	err := l.ask(ctx, proto.MethodMissing, asked.request(t.roots()), &result)
+	if err == nil && result.Unknown {
+		asked, result = asked.withAll(), proto.MissingResult{}
+		err = l.ask(ctx, proto.MethodMissing, asked.request(t.roots()), &result)
+	}
+	if err == nil && (!places(result.Missing, len(asked.paths)) || !places(result.Refused, len(asked.bases))) {
+		err = &proto.Error{Code: proto.CodeInternal, Message: "the host misses paths that it was not asked for"}
+	}
+	return asked, result, err
+}
+
+// substitute has the host's own substituters serve what they have, and returns what is missing then.
+func (t *transfer) substitute(ctx context.Context, l *link, asked *survey, missing []int) ([]int, error) {
+	names := make([]string, len(missing))
+	for i, place := range missing {
+		names[i] = asked.paths[place].String()
+	}
+	var result proto.SubstituteResult
+	if err := l.ask(ctx, proto.MethodSubstitute, proto.SubstituteRequest{Paths: names}, &result); err != nil {
 		return nil, err
 	}
-	missing := make(map[string]bool, len(result.Missing))
-	for _, place := range result.Missing {
-		if place < 0 || place >= len(order) {
-			return nil, &proto.Error{Code: proto.CodeInternal, Message: "the host misses paths that it was not asked for"}
-		}
-		missing[order[place].String()] = true
+	t.substituted = true
+	left := make(map[string]bool, len(result.Missing))
+	for _, name := range result.Missing {
+		left[name] = true
 	}
-	if t.request.Substitute && !t.substituted && len(missing) > 0 {
-		left := proto.SubstituteResult{}
-		if err := l.ask(ctx, proto.MethodSubstitute, proto.SubstituteRequest{Paths: slices.Sorted(maps.Keys(missing))}, &left); err != nil {
-			return nil, err
-		}
-		t.substituted = true
-		clear(missing)
-		for _, name := range left.Missing {
-			missing[name] = true
-		}
-	}
-	var infos []closure.PathInfo
-	var size uint64
-	for _, path := range order {
-		if name := path.String(); missing[name] {
-			info, _ := t.graph.Info(path)
-			infos = append(infos, info)
-			size += info.NarSize
-			delete(missing, name)
-		}
-	}
-	if len(missing) > 0 {
-		return nil, &proto.Error{Code: proto.CodeInternal, Message: "the host misses paths that it was not asked for"}
-	}
-	return infos, t.prepare(infos, size)
+	return slices.DeleteFunc(slices.Clone(missing), func(place int) bool { return !left[asked.paths[place].String()] }), nil
 }
 
 // prepare checks, before anything is sent, that the host will take it.
@@ -167,13 +209,10 @@ func (t *transfer) prepare(infos []closure.PathInfo, size uint64) error {
 	}
 	// A daemon that does not tell whom it trusts answers at the first path.
 	refuse := &NotTrustedError{Host: t.s.spec.Target.Host, User: t.s.user()}
-	for i := range infos {
-		if t.request.Signer != nil {
-			// The graph shares its slices with other pushes.
-			infos[i].Signatures = append(slices.Clone(infos[i].Signatures), t.request.Signer.Sign(infos[i]))
-		} else if len(infos[i].Signatures) == 0 && infos[i].CA == "" && !info.TrustUnknown {
+	for _, lacking := range infos {
+		if t.request.Signer == nil && len(lacking.Signatures) == 0 && lacking.CA == "" && !info.TrustUnknown {
 			if refuse.Count++; refuse.Count == 1 {
-				refuse.Path = infos[i].Path
+				refuse.Path = lacking.Path
 			}
 		}
 	}
@@ -183,21 +222,41 @@ func (t *transfer) prepare(infos []closure.PathInfo, size uint64) error {
 	return nil
 }
 
-// root protects what was pushed until the next push.
-func (t *transfer) root(ctx context.Context, l *link) error {
+// roots are the GC roots of the request.
+func (t *transfer) roots() []proto.RootRequest {
 	if t.request.RootName == "" {
 		return nil
 	}
+	var roots []proto.RootRequest
 	for i, path := range t.request.Roots {
 		name := t.request.RootName
 		if i > 0 {
 			name = fmt.Sprintf("%s-%d", name, i+1)
 		}
-		if err := l.ask(ctx, proto.MethodRoot, proto.RootRequest{Name: name, Path: path.String()}, nil); err != nil {
+		roots = append(roots, proto.RootRequest{Name: name, Path: path.String()})
+	}
+	return roots
+}
+
+// root protects what was pushed until the next push.
+func (t *transfer) root(ctx context.Context, l *link) error {
+	for _, root := range t.roots() {
+		if err := l.ask(ctx, proto.MethodRoot, root, nil); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// leftOut reports whether a path was refused because the host lacks one that it refers to: a system that the host has may have been built there with other references
+// than here, so that its closure is another one. All paths are asked for then.
+func (t *transfer) leftOut(err error) bool {
+	answer, ok := errors.AsType[*proto.Error](err)
+	if !ok || answer.Code != proto.CodeNotFound || t.asksAll {
+		return false
+	}
+	t.asksAll, t.shipment = true, nil
+	return true
 }
 
 // again reports whether err is a damaged path that may be sent once more.
@@ -207,6 +266,7 @@ func (t *transfer) again(err error) (storepath.Path, bool) {
 		return storepath.Path{}, false
 	}
 	t.damaged[corrupt.Path] = true
+	t.shipment = nil
 	return corrupt.Path, true
 }
 

@@ -11,7 +11,7 @@ import (
 
 func TestPathInfosOfAHostAreChecked(t *testing.T) {
 	good := proto.PathInfo{Path: testHelper, NarHash: strings.Repeat("0a", 32), NarSize: 10, References: []string{testHelper}}
-	if info, err := parseInfo(good); err != nil || wireInfo(info).Path != good.Path || wireInfo(info).NarHash != good.NarHash {
+	if info, err := parseInfo(good); err != nil || info.Path.String() != good.Path || hex.EncodeToString(info.NarHash[:]) != good.NarHash {
 		t.Errorf("%+v, %v", info, err)
 	}
 	for rule, change := range map[string]func(*proto.PathInfo){
