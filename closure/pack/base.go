@@ -14,7 +14,7 @@ import (
 
 const (
 	// maxSmallBase is the largest base of a small path, in bytes: it is read whole for each of them.
-	maxSmallBase = 4 << 20
+	maxSmallBase = 16 << 20
 	// nearReach and farReach are how far around its place in the base a segment is looked for, in bytes: where that place
 	// is known by some of its bytes, and where it is only supposed. Most time and memory of a segment go into the index of that piece.
 	nearReach = 4 << 20

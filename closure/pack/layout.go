@@ -19,7 +19,7 @@ type Spec struct {
 const (
 	// batchTarget is the mean size of batches that are not cut for other reasons, in bytes of NARs: large enough that paths
 	// compress as they do together, small enough that two hosts which miss almost the same share most units.
-	batchTarget = 4 << 20
+	batchTarget = 6 << 20
 	// pathWeight is what a path counts beside its NAR: its share of the text.
 	pathWeight = 512
 )

@@ -93,7 +93,7 @@ func TestTwoHostsThatMissAlmostTheSameShareMostUnits(t *testing.T) {
 func TestABatchEndsBeforeALargePathThatRefersToIt(t *testing.T) {
 	w := newWorld(3)
 	small := Item{Info: storepath.Info{Path: w.path("small"), NarSize: 500}}
-	other := Item{Info: storepath.Info{Path: w.path("other"), NarSize: 2 << 20}}
+	other := Item{Info: storepath.Info{Path: w.path("other"), NarSize: 5 << 20}}
 	large := Item{Info: storepath.Info{Path: w.path("large"), NarSize: SegmentSize + 1, References: []storepath.Path{small.Info.Path}}}
 	tail := Item{Info: storepath.Info{Path: w.path("tail"), NarSize: 500}}
 	var order []string
@@ -176,7 +176,7 @@ func TestASpecThatNoLayoutMakesIsRefused(t *testing.T) {
 		"segment after last":   {Items: []Item{item(2 * SegmentSize)}, Segment: 2},
 		"segment of a small":   {Items: []Item{item(5)}, Segment: 1},
 		"large path in batch":  {Items: []Item{item(5), item(2 * SegmentSize)}},
-		"too many bytes":       {Items: slices.Repeat([]Item{item(SmallNAR)}, 9)},
+		"too many bytes":       {Items: slices.Repeat([]Item{item(SmallNAR)}, 3)},
 		"too many small paths": {Items: slices.Repeat([]Item{item(5)}, maxBatch+1)},
 	} {
 		if err := new(Packer).prepare(spec, Default); err == nil {

@@ -20,7 +20,7 @@ import (
 
 const (
 	// SmallNAR is the largest NAR that shares a unit with others, in bytes.
-	SmallNAR = 1 << 20
+	SmallNAR = 4 << 20
 	// SegmentSize is how much of a larger NAR one unit describes, in bytes: it bounds the memory of both sides.
 	SegmentSize = 8 << 20
 	// MaxUnit is the largest unit, in bytes: a bound for whoever reads one.

@@ -110,15 +110,21 @@ func (w world) path(name string) storepath.Path {
 	return path
 }
 
-// text is compressible, and holds the given store paths.
+// text is compressible, and holds the given store paths. Longer ones repeat themselves, with changes.
 func (w world) text(size int, refs []storepath.Path) []byte {
+	const longest = 128 << 10
 	words := strings.Fields("the quick unit of a service starts after network target exec path environment")
 	var text bytes.Buffer
-	for text.Len() < size {
+	for text.Len() < min(size, longest) {
 		fmt.Fprintf(&text, "%s=%s-%d\n", words[w.IntN(len(words))], words[w.IntN(len(words))], w.IntN(1000))
 		if len(refs) > 0 && w.IntN(20) == 0 {
 			fmt.Fprintf(&text, "ExecStart=%s/bin/run\n", refs[w.IntN(len(refs))])
 		}
+	}
+	for text.Len() < size {
+		again := bytes.Clone(text.Bytes()[:longest])
+		w.fill(again[w.IntN(longest-500):][:500])
+		text.Write(again)
 	}
 	return text.Bytes()[:size]
 }

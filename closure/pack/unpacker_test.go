@@ -191,9 +191,9 @@ func TestUnitsThatLieAreRefused(t *testing.T) {
 		}
 		return Unit{Bytes: join(kind, raw, compressed(t, append(text, rest...)))}
 	}
-	var nine []entry
-	for range 9 {
-		nine = append(nine, item(SmallNAR, bodyPlain, false))
+	var three []entry
+	for range 3 {
+		three = append(three, item(SmallNAR, bodyPlain, false))
 	}
 	number := func(n uint64) string { return string(binary.AppendUvarint(nil, n)) }
 	for name, test := range map[string]struct {
@@ -202,28 +202,28 @@ func TestUnitsThatLieAreRefused(t *testing.T) {
 	}{
 		"unknown kind":                   {[]Unit{made(9, "", item(0, bodyPlain, false))}, "unknown kind"},
 		"small path too large":           {[]Unit{made(kindBatch, "", item(SmallNAR+1, bodyPlain, false))}, "too large for a batch"},
-		"batch too large":                {[]Unit{made(kindBatch, "", nine...)}, "too large for a batch"},
+		"batch too large":                {[]Unit{made(kindBatch, "", three...)}, "too large for a batch"},
 		"small path with less":           {[]Unit{made(kindBatch, "1234", item(5, bodyPlain, false))}, "ends within"},
 		"small path with more":           {[]Unit{made(kindBatch, "123456", entry{info: storepath.Info{Path: other.path("lie"), NarSize: 5, NarHash: sha256.Sum256([]byte("12345"))}})}, "nothing uses"},
 		"segment of a small path":        {[]Unit{made(kindFirst, "12345", item(5, bodyPlain, false))}, "come as segments"},
-		"segment of two paths":           {[]Unit{made(kindFirst, "", item(2<<20, bodyPlain, false), item(2<<20, bodyPlain, false))}, "come as segments"},
-		"segment with less":              {[]Unit{made(kindFirst, "1234", item(2<<20, bodyPlain, false))}, "has 4 bytes"},
-		"segment beyond the base":        {[]Unit{made(kindFirst, number(zigzag(1<<39)), item(2<<20, bodySame, true))}, "the base has"},
-		"segment before the base":        {[]Unit{made(kindFirst, number(zigzag(-1)), item(2<<20, bodySame, true))}, "the base has"},
-		"segment at no number":           {[]Unit{made(kindFirst, "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", item(2<<20, bodySame, true))}, "where it is"},
-		"segment at a number and more":   {[]Unit{made(kindFirst, "\x00\x00", item(2<<20, bodySame, true))}, "where it is"},
-		"delta against nothing":          {[]Unit{made(kindFirst, "", item(2<<20, bodyDelta, true))}, "where it is"},
-		"delta beyond the base":          {[]Unit{made(kindFirst, number(1<<30)+number(5), item(2<<20, bodyDelta, true))}, "where it is"},
-		"delta against more":             {[]Unit{made(kindFirst, number(5)+number(1<<30), item(2<<20, bodyDelta, true))}, "where it is"},
-		"garbage as the delta":           {[]Unit{made(kindFirst, number(5)+number(50)+"garbage", item(2<<20, bodyDelta, true))}, "delta"},
+		"segment of two paths":           {[]Unit{made(kindFirst, "", item(5<<20, bodyPlain, false), item(5<<20, bodyPlain, false))}, "come as segments"},
+		"segment with less":              {[]Unit{made(kindFirst, "1234", item(5<<20, bodyPlain, false))}, "has 4 bytes"},
+		"segment beyond the base":        {[]Unit{made(kindFirst, number(zigzag(1<<39)), item(5<<20, bodySame, true))}, "the base has"},
+		"segment before the base":        {[]Unit{made(kindFirst, number(zigzag(-1)), item(5<<20, bodySame, true))}, "the base has"},
+		"segment at no number":           {[]Unit{made(kindFirst, "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", item(5<<20, bodySame, true))}, "where it is"},
+		"segment at a number and more":   {[]Unit{made(kindFirst, "\x00\x00", item(5<<20, bodySame, true))}, "where it is"},
+		"delta against nothing":          {[]Unit{made(kindFirst, "", item(5<<20, bodyDelta, true))}, "where it is"},
+		"delta beyond the base":          {[]Unit{made(kindFirst, number(1<<30)+number(5), item(5<<20, bodyDelta, true))}, "where it is"},
+		"delta against more":             {[]Unit{made(kindFirst, number(5)+number(1<<30), item(5<<20, bodyDelta, true))}, "where it is"},
+		"garbage as the delta":           {[]Unit{made(kindFirst, number(5)+number(50)+"garbage", item(5<<20, bodyDelta, true))}, "delta"},
 		"garbage as a small delta":       {[]Unit{made(kindBatch, "garbage", item(200, bodyDelta, true))}, "delta"},
 		"small delta with nothing":       {[]Unit{made(kindBatch, "", item(200, bodyDelta, true))}, "delta"},
 		"small path beyond the base":     {[]Unit{made(kindBatch, "", entry{info: item(3000, 0, false).info, base: p.small[0].Path, baseSize: p.small[0].NarSize, body: bodySame})}, "the base has"},
 		"base of another size":           {[]Unit{made(kindBatch, "", entry{info: item(300, 0, false).info, base: p.small[0].Path, baseSize: 7, body: bodySame})}, "not 7"},
 		"base that is not there":         {[]Unit{made(kindBatch, "", entry{info: item(300, 0, false).info, base: other.path("gone"), baseSize: 7, body: bodySame})}, "there is no"},
-		"large base that is not there":   {[]Unit{made(kindFirst, number(0), entry{info: item(2<<20, 0, false).info, base: other.path("gone"), baseSize: 7, body: bodySame})}, "there is no"},
+		"large base that is not there":   {[]Unit{made(kindFirst, number(0), entry{info: item(5<<20, 0, false).info, base: other.path("gone"), baseSize: 7, body: bodySame})}, "there is no"},
 		"same contents, another hash":    {[]Unit{made(kindBatch, "", entry{info: item(500, 0, false).info, base: p.small[0].Path, baseSize: p.small[0].NarSize, body: bodySame})}, "another hash"},
-		"large contents, another hash":   {[]Unit{made(kindFirst, number(0), item(2<<20, bodySame, true))}, "another hash"},
+		"large contents, another hash":   {[]Unit{made(kindFirst, number(0), item(5<<20, bodySame, true))}, "another hash"},
 		"further segment without number": {[]Unit{p.units[0], p.units[1], rewrite(t, p.units[2], func(_ *byte, raw, content []byte) ([]byte, []byte) { return raw, content[:1] })}, "which one"},
 		"further segment without path":   {[]Unit{p.units[0], p.units[1], rewrite(t, p.units[2], func(_ *byte, raw, content []byte) ([]byte, []byte) { return raw[:5], content })}, "which one"},
 		"further segment of another":     {[]Unit{p.units[0], p.units[1], rewrite(t, p.units[2], func(_ *byte, raw, content []byte) ([]byte, []byte) { raw[0]++; return raw, content })}, "instead of segment 1"},
