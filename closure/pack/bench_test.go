@@ -7,7 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -110,7 +112,7 @@ func benchCase(b *testing.B, name string, views, have *store, items []Item) {
 	}
 	for level := range levels {
 		b.Run(name+"/pack "+level.String(), func(b *testing.B) {
-			b.SetBytes(total)
+			defer measure(b, total)()
 			for b.Loop() {
 				size, _, _ := sumOf(packAll(b, views, items, level))
 				b.ReportMetric(100*float64(size)/float64(total), "%bytes")
@@ -122,7 +124,7 @@ func benchCase(b *testing.B, name string, views, have *store, items []Item) {
 		}
 		units := packAll(b, views, items, level)
 		b.Run(name+"/unpack", func(b *testing.B) {
-			b.SetBytes(total)
+			defer measure(b, total)()
 			for b.Loop() {
 				if err := unpackAll(have, discard{}, units); err != nil {
 					b.Fatal(err)
@@ -132,12 +134,29 @@ func benchCase(b *testing.B, name string, views, have *store, items []Item) {
 	}
 }
 
+// measure reports NAR bytes a second of the clock, and a second of the processor ("MB/cpu-s"), which does not depend on what else the machine does.
+func measure(b *testing.B, total int64) (end func()) {
+	b.SetBytes(total)
+	start := processor(b)
+	return func() {
+		b.ReportMetric(float64(total)*float64(b.N)/1e6/(processor(b)-start).Seconds(), "MB/cpu-s")
+	}
+}
+
+func processor(b *testing.B) time.Duration {
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
 // benchStream compresses the NARs as one stream, with the window that the level brings along.
 func benchStream(b *testing.B, views *store, items []Item, level Level, total int64) {
 	if strings.HasSuffix(b.Name(), "rebuild/stream "+level.String()) {
 		b.Skip("it is that of the fresh paths")
 	}
-	b.SetBytes(total)
+	defer measure(b, total)()
 	for b.Loop() {
 		var out countingWriter
 		levels := [...]zstd.EncoderLevel{zstd.SpeedFastest, zstd.SpeedDefault, zstd.SpeedBetterCompression, zstd.SpeedBestCompression}
