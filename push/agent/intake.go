@@ -51,19 +51,34 @@ type pathImporter interface {
 // openIntake makes an intake. The end of ctx ends the taking of units; what is complete is registered nevertheless, until the session ends.
 func (s *session) openIntake(ctx context.Context, req proto.ImportRequest, registered func(storepath.Path)) *intake {
 	in := &intake{session: s, registered: registered, begun: make(map[storepath.Path]uint64)}
-	in.store = s.openImport(s.ctx, req, in.done)
+	in.store = s.openImport(s.ctx, req, in)
 	in.unpacker = pack.NewUnpacker(ctx, hostViews{s}, in)
 	return in
 }
 
 // openImport chooses who imports. Without the daemon it is faster by as much as is imported, and begins later. The session protects the paths in any case.
-func (s *session) openImport(ctx context.Context, req proto.ImportRequest, done func(storepath.Path)) pathImporter {
+func (s *session) openImport(ctx context.Context, req proto.ImportRequest, in *intake) pathImporter {
 	if req.Bytes >= directBytes && s.host.StoreRoot == "" && s.mayImportDirectly(ctx) {
-		return direct.New(ctx, direct.Options{Memory: importMemory, Protected: true, Done: done})
+		return direct.New(ctx, direct.Options{Memory: importMemory, Protected: true, Done: in.done})
 	}
 	return closure.NewImporter(ctx, closure.ImportOptions{
-		Open: s.borrow, Release: s.giveBack, SkipSignatures: true, Connections: importConnections, Memory: importMemory, Done: done,
+		Open: in.connect, Release: s.giveBack, SkipSignatures: true, Connections: importConnections, Memory: importMemory, Done: in.done,
 	})
+}
+
+// connect opens a connection for the importer, which does so again where one was lost: so we look whether that which protects the paths is still there.
+func (in *intake) connect(ctx context.Context) (*daemon.Conn, error) {
+	if _, err := in.session.protect(ctx, in.underWay()); err != nil {
+		return nil, err
+	}
+	return in.session.borrow(ctx)
+}
+
+// underWay are the paths that were given to the store and are not registered yet.
+func (in *intake) underWay() []storepath.Path {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return slices.Collect(maps.Keys(in.begun))
 }
 
 // mayImportDirectly looks once whether the host allows it.
@@ -85,7 +100,7 @@ func (in *intake) close(ctx context.Context, err error) (proto.ImportResult, err
 	}
 	err = in.session.explainImport(errors.Join(err, in.store.Close()))
 	if proto.CodeOf(err) == proto.CodeStoreFull {
-		in.session.clearUnfinished(ctx, slices.Collect(maps.Keys(in.begun)))
+		in.session.clearUnfinished(ctx, in.underWay())
 	}
 	return in.result, err
 }

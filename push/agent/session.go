@@ -176,18 +176,29 @@ func (s *session) disconnect() {
 
 // borrow returns a connection to the daemon, to be given back with giveBack.
 func (s *session) borrow(ctx context.Context) (*daemon.Conn, error) {
-	s.mu.Lock()
-	for len(s.idle) > 0 {
-		conn := s.idle[len(s.idle)-1]
-		s.idle = s.idle[:len(s.idle)-1]
-		if conn.Err() == nil {
-			s.mu.Unlock()
+	for {
+		conn := s.takeIdle()
+		if conn == nil {
+			return s.host.OpenStore(ctx)
+		}
+		// That a daemon has died is seen only by whoever asks it something.
+		if _, err := conn.QueryValidPaths(ctx, nil, daemon.ValidPathsOptions{}); err == nil {
 			return conn, nil
 		}
 		_ = conn.Close() // it was lost while idle
 	}
-	s.mu.Unlock()
-	return s.host.OpenStore(ctx)
+}
+
+// takeIdle returns a connection that nobody uses, nil where there is none.
+func (s *session) takeIdle() *daemon.Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.idle) == 0 {
+		return nil
+	}
+	conn := s.idle[len(s.idle)-1]
+	s.idle = s.idle[:len(s.idle)-1]
+	return conn
 }
 
 func (s *session) giveBack(conn *daemon.Conn) {
@@ -200,15 +211,19 @@ func (s *session) giveBack(conn *daemon.Conn) {
 	s.idle = append(s.idle, conn)
 }
 
-// protect adds temporary roots that last as long as the session.
+// protect adds temporary roots that last as long as the session. Where the connection that holds them was lost, another one holds all of them anew.
 func (s *session) protect(ctx context.Context, paths []storepath.Path) (*daemon.Conn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, path := range paths {
 		s.rooted[path] = struct{}{}
 	}
-	if s.roots != nil && s.roots.Err() == nil {
-		return s.roots, s.roots.AddTempRoots(ctx, paths)
+	if s.roots != nil {
+		err := s.roots.AddTempRoots(ctx, paths)
+		if err == nil || s.roots.Err() == nil || ctx.Err() != nil {
+			return s.roots, err
+		}
+		_ = s.roots.Close() // it was lost
 	}
 	conn, err := s.host.OpenStore(ctx)
 	if err != nil {

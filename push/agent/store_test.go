@@ -456,11 +456,7 @@ func TestInfoDescribesTheHost(t *testing.T) {
 func TestAFullStoreIsNamed(t *testing.T) {
 	storetest.RequireNix(t)
 	requireRoot(t)
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=3m"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	dir := smallDisk(t, "3m")
 	host := testHost(t)
 	host.OpenStore = func(ctx context.Context) (*daemon.Conn, error) {
 		return daemon.Open(ctx, daemon.Options{Store: dir})
@@ -470,11 +466,7 @@ func TestAFullStoreIsNamed(t *testing.T) {
 	if e, ok := errors.AsType[*proto.Error](err); !ok || e.Code != proto.CodeStoreFull || !strings.Contains(e.Remedy, "nix-collect-garbage") {
 		t.Errorf("got %v", err)
 	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		t.Fatal(err)
-	}
-	if free := st.Bavail * uint64(st.Bsize); free < 1<<20 {
+	if free := freeBytes(t, dir); free < 1<<20 {
 		t.Errorf("the path that did not fit still fills the store: %d bytes are free", free)
 	}
 }
@@ -500,6 +492,26 @@ func TestAnUntrustedUserIsToldWhatToConfigure(t *testing.T) {
 			t.Errorf("the remedy does not name %s: %s", want, e.Remedy)
 		}
 	}
+}
+
+// smallDisk is a folder of a file system of that size.
+func smallDisk(t *testing.T, size string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+func freeBytes(t *testing.T, dir string) uint64 {
+	t.Helper()
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Bavail * uint64(st.Bsize)
 }
 
 func requireRoot(t *testing.T) {
