@@ -1,6 +1,7 @@
 package push
 
 import (
+	"math"
 	"testing"
 	"time"
 
@@ -44,7 +45,7 @@ func TestCostsOfLevelsAreLearned(t *testing.T) {
 	if c[pack.Default] != (cost{1e6, 0.1}) {
 		t.Errorf("%+v", c[pack.Default])
 	}
-	if got, want := c[pack.Best].speed/c[pack.Default].speed, e[pack.Best].speed/e[pack.Default].speed; got != want {
+	if got, want := c[pack.Best].speed/c[pack.Default].speed, e[pack.Best].speed/e[pack.Default].speed; math.Abs(got-want) > 1e-9 {
 		t.Errorf("a level that was not used is %v as fast, want %v", got, want)
 	}
 	m.add(pack.Default, pack.Unit{}, time.Second) // says nothing
