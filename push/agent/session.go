@@ -71,10 +71,7 @@ func newSession(host *Host, dir string, owner int) *session {
 			if err := req.Decode(&params); err != nil {
 				return nil, err
 			}
-			if params.Transfer != "" {
-				return s.importUnits(ctx, params, req.Stream)
-			}
-			return s.importPaths(ctx, req.Stream)
+			return s.importUnits(ctx, params, req.Stream)
 		},
 		proto.MethodExport:       withStream(s.export),
 		proto.MethodClosure:      with(s.closure),

@@ -13,7 +13,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// The format of [MethodImport] and [MethodExport] is one zstd stream of paths, references first. Each
+// The format of [MethodExport] is one zstd stream of paths, references first. Each
 // is a big-endian u32 length, that many bytes of [PathInfo] as JSON, and exactly NarSize bytes of NAR. A length of
 // zero ends it, so that a stream that was cut never looks complete.
 const (

@@ -20,8 +20,7 @@ const (
 	// MethodSubstitute: [SubstituteRequest] → [SubstituteResult] of what no substituter had.
 	MethodSubstitute = "store.substitute"
 	// MethodImport: [ImportRequest], data to the agent: units ([UnitWriter]); data from the agent on channel 0: JSON lines of [ImportEvent] → [ImportResult] on
-	// channel 0, and nothing on the others. A request without a transfer is one of version 1: a zstd stream of paths in dependency order, answered with JSON lines of
-	// [ImportAck].
+	// channel 0, and nothing on the others.
 	MethodImport = "store.import"
 	// MethodExport: [ExportRequest], data from the agent in the import format → [ImportResult].
 	MethodExport = "store.export"
@@ -203,12 +202,12 @@ const MaxChannels = 8
 // new one waits for one that is attached, and ends one that is not.
 type ImportRequest struct {
 	// Transfer is the random name of the transfer: 16 to 64 lower-case letters and digits.
-	Transfer string `json:"transfer,omitempty"`
+	Transfer string `json:"transfer"`
 	// Channel is 0 to [MaxChannels] - 1.
 	Channel int `json:"channel,omitempty"`
 	// Attempt is 1 where channel 0 opens a transfer, and higher each time that it goes on. An agent that does not know the transfer then answers with
 	// [CodeNotFound]: it is another agent, and the push begins anew with [MethodMissing].
-	Attempt int `json:"attempt,omitempty"`
+	Attempt int `json:"attempt"`
 	// Acked is how many paths of the transfer were reported in earlier attempts; the others follow. For channel 0.
 	Acked int `json:"acked,omitempty"`
 	// Paths and Bytes, of NARs, are what the transfer will hold, so that the agent can choose how it takes that. For channel 0 of the first attempt.
@@ -224,11 +223,6 @@ type ImportEvent struct {
 	Received uint32 `json:"received,omitempty"`
 	// Path is a store path that is registered and protected.
 	Path string `json:"path,omitempty"`
-}
-
-// ImportAck says that a path is registered and protected.
-type ImportAck struct {
-	Path string `json:"path"`
 }
 
 // ImportResult counts what was transferred: paths, and the bytes of their NARs.
