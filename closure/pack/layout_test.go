@@ -127,21 +127,22 @@ func TestBatchesOfManyNamesAreCut(t *testing.T) {
 func TestAKeyIsEverythingThatTheBytesDependOn(t *testing.T) {
 	w := newWorld(4)
 	path, base, ref := w.path("path"), w.path("base"), w.path("ref")
-	make := func() Spec {
+	spec := func() Spec {
 		return Spec{Items: []Item{{
 			Info: storepath.Info{Path: path, NarSize: 500, References: []storepath.Path{ref}, Deriver: ref, Signatures: []string{"key:abc"}, CA: "fixed:x"},
 			Base: storepath.Info{Path: base, NarSize: 500}, Refs: map[string]string{base.Hash(): path.Hash()},
 		}}}
 	}
-	if make().Key() != make().Key() {
+	one, other := spec(), spec()
+	if one.Key() != other.Key() {
 		t.Error("equal specs have two keys")
 	}
-	same := make()
+	same := spec()
 	same.Items[0].Base.Signatures = []string{"key:abc"}
-	if same.Key() != make().Key() {
+	if same.Key() != one.Key() {
 		t.Error("a signature of the base changes the key")
 	}
-	keys := map[[32]byte]string{make().Key(): "nothing"}
+	keys := map[[32]byte]string{one.Key(): "nothing"}
 	for name, change := range map[string]func(*Spec, *Item){
 		"segment":    func(s *Spec, _ *Item) { s.Segment = 1 },
 		"item":       func(s *Spec, _ *Item) { s.Items = append(s.Items, Item{}) },
@@ -158,12 +159,12 @@ func TestAKeyIsEverythingThatTheBytesDependOn(t *testing.T) {
 		"refs":       func(_ *Spec, i *Item) { i.Refs[ref.Hash()] = base.Hash() },
 		"no refs":    func(_ *Spec, i *Item) { i.Refs = nil },
 	} {
-		spec := make()
-		change(&spec, &spec.Items[0])
-		if other, twice := keys[spec.Key()]; twice {
+		changed := spec()
+		change(&changed, &changed.Items[0])
+		if other, twice := keys[changed.Key()]; twice {
 			t.Errorf("another %s has the key of another %s", name, other)
 		}
-		keys[spec.Key()] = name
+		keys[changed.Key()] = name
 	}
 }
 
