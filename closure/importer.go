@@ -61,6 +61,8 @@ type Importer struct {
 	conns chan *daemon.Conn
 	tasks map[storepath.Path]*importTask
 	group sync.WaitGroup
+	// turn is held by the path that is being registered: daemons that write to the store's database at once wait for each other for milliseconds.
+	turn chan struct{}
 
 	mu sync.Mutex
 	// err is the first error.
@@ -94,6 +96,7 @@ func NewImporter(ctx context.Context, opts ImportOptions) *Importer {
 		memory: semaphore.NewWeighted(opts.Memory),
 		conns:  make(chan *daemon.Conn, opts.Connections),
 		tasks:  make(map[storepath.Path]*importTask),
+		turn:   make(chan struct{}, 1),
 	}
 	im.ctx, im.cancel = context.WithCancelCause(ctx)
 	for range opts.Connections {
@@ -300,7 +303,19 @@ func (im *Importer) register(s *slot, info PathInfo, nar io.Reader) (err error) 
 	}
 	s.lost = false
 	info.References = slices.Clone(info.References)
-	err = s.conn.AddToStoreNar(im.ctx, info, nar, daemon.AddOptions{SkipSignatures: im.opts.SkipSignatures})
+	ours := false
+	err = s.conn.AddToStoreNar(im.ctx, info, nar, daemon.AddOptions{SkipSignatures: im.opts.SkipSignatures, BeforeEnd: func() error {
+		select {
+		case im.turn <- struct{}{}:
+			ours = true
+			return nil
+		case <-im.ctx.Done():
+			return context.Cause(im.ctx)
+		}
+	}})
+	if ours {
+		<-im.turn
+	}
 	if s.conn.Err() != nil {
 		s.drop()
 	}

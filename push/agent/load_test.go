@@ -251,3 +251,21 @@ func askMissing(t testing.TB, client *proto.Client, l *load, bases ...string) pr
 	}
 	return result
 }
+
+// infoOf is a path of a sample as a store knows it.
+func infoOf(t testing.TB, wire proto.PathInfo) storepath.Info {
+	t.Helper()
+	info := storepath.Info{NarSize: wire.NarSize}
+	path, err := storepath.Parse(wire.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info.Path = path
+	if info.References, err = parsePaths(wire.References); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := hex.Decode(info.NarHash[:], []byte(wire.NarHash)); err != nil {
+		t.Fatal(err)
+	}
+	return info
+}

@@ -61,10 +61,7 @@ func push(t *testing.T, client *proto.Client, samples []sample) ([]string, error
 	t.Helper()
 	l := &load{nars: make(map[storepath.Path][]byte)}
 	for _, s := range samples {
-		info, err := fromWire(s.info)
-		if err != nil {
-			t.Fatal(err)
-		}
+		info := infoOf(t, s.info)
 		l.infos = append(l.infos, info)
 		l.nars[info.Path] = s.nar
 	}
