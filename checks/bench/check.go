@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"reflect"
@@ -9,14 +10,14 @@ import (
 )
 
 // check holds the target against the operator's store: what was pushed is there, unharmed, and Nix says the same of it on both sides.
-func (f *field) check(c cell, targets []*lab.Host) error {
+func (f *field) check(ctx context.Context, c cell, targets []*lab.Host) error {
 	top := f.closures[c.scenario.closure].Top
-	want, err := pathInfos(f, f.operator.Host, top)
+	want, err := pathInfos(ctx, f.operator.Host, top)
 	if err != nil {
 		return err
 	}
 	for _, h := range targets {
-		got, err := pathInfos(f, h, top)
+		got, err := pathInfos(ctx, h, top)
 		if err != nil {
 			return fmt.Errorf("%s: what was pushed is not there: %w", c, err)
 		}
@@ -25,7 +26,7 @@ func (f *field) check(c cell, targets []*lab.Host) error {
 				return fmt.Errorf("%s: %s is %v on %s and %v on the operator's machine", c, path, got[path], h.Name, info)
 			}
 		}
-		if _, err := h.Exec(f.ctx, "nix", "store", "verify", "--all", "--no-trust"); err != nil {
+		if _, err := h.Exec(ctx, "nix", "store", "verify", "--all", "--no-trust"); err != nil {
 			return fmt.Errorf("%s: the store is damaged: %w", c, err)
 		}
 	}
@@ -33,8 +34,8 @@ func (f *field) check(c cell, targets []*lab.Host) error {
 }
 
 // pathInfos returns what a host's Nix says of a closure, without what is the store's own affair.
-func pathInfos(f *field, h *lab.Host, top string) (map[string]map[string]any, error) {
-	cmd, err := h.Command(f.ctx, "nix", "path-info", "--json", "--recursive", top)
+func pathInfos(ctx context.Context, h *lab.Host, top string) (map[string]map[string]any, error) {
+	cmd, err := h.Command(ctx, "nix", "path-info", "--json", "--recursive", top)
 	if err != nil {
 		return nil, err
 	}

@@ -15,7 +15,6 @@ import (
 // field is where runs take place: an operator's machine that has all closures, and targets whose file systems are kept in the states
 // that scenarios begin with.
 type field struct {
-	ctx      context.Context
 	lab      *lab.Lab
 	operator *lab.Operator
 	targets  []*lab.Host
@@ -31,7 +30,7 @@ type field struct {
 }
 
 // up boots the machines that the cells need and brings them into their first states.
-func (f *field) up(maker *workload.Maker, cells []cell) error {
+func (f *field) up(ctx context.Context, maker *workload.Maker, cells []cell) error {
 	hosts := 1
 	f.closures = map[string]*workload.Closure{}
 	names := []string{workload.Base}
@@ -40,30 +39,30 @@ func (f *field) up(maker *workload.Maker, cells []cell) error {
 		hosts = max(hosts, c.scenario.hosts)
 	}
 	for _, name := range names {
-		c, err := maker.Make(f.ctx, name)
+		c, err := maker.Make(ctx, name)
 		if err != nil {
 			return err
 		}
 		f.closures[name] = c
 	}
-	if err := f.upOperator(); err != nil {
+	if err := f.upOperator(ctx); err != nil {
 		return err
 	}
-	return f.upTargets(hosts)
+	return f.upTargets(ctx, hosts)
 }
 
-func (f *field) upOperator() error {
-	if _, err := lab.EnsureImage(f.ctx, lab.StateDir(), f.suite, f.say); err != nil {
+func (f *field) upOperator(ctx context.Context) error {
+	if _, err := lab.EnsureImage(ctx, lab.StateDir(), f.suite, f.say); err != nil {
 		return err
 	}
-	if err := f.lab.Prepare(f.ctx); err != nil {
+	if err := f.lab.Prepare(ctx); err != nil {
 		return err
 	}
 	var err error
-	if f.operator, err = f.lab.UpOperator(f.ctx, "operator", lab.Spec{Address: lab.Subnet + ".2", Suite: f.suite}, f.say); err != nil {
+	if f.operator, err = f.lab.UpOperator(ctx, "operator", lab.Spec{Address: lab.Subnet + ".2", Suite: f.suite}, f.say); err != nil {
 		return err
 	}
-	out, err := f.operator.Sh(f.ctx, `mkdir -p /root/fleet-helper-bench && cp -r /src/helper/bin /root/fleet-helper-bench/ && nix-store --add /root/fleet-helper-bench
+	out, err := f.operator.Sh(ctx, `mkdir -p /root/fleet-helper-bench && cp -r /src/helper/bin /root/fleet-helper-bench/ && nix-store --add /root/fleet-helper-bench
 echo prime >/root/prime && nix-store --add /root/prime`)
 	if err != nil {
 		return err
@@ -71,7 +70,7 @@ echo prime >/root/prime && nix-store --add /root/prime`)
 	f.helper, f.prime, _ = strings.Cut(strings.TrimSpace(out), "\n")
 	for name, c := range f.closures {
 		f.say("importing the closure " + name + " on the operator's machine")
-		if err := importFile(f.ctx, f.operator.Host, c.File); err != nil {
+		if err := importFile(ctx, f.operator.Host, c.File); err != nil {
 			return err
 		}
 	}
@@ -97,13 +96,13 @@ func importFile(ctx context.Context, h *lab.Host, file string) error {
 }
 
 // upTargets boots the targets and has fleet push a small path to each, so that its helper is there: it is sent once in a host's life.
-func (f *field) upTargets(count int) error {
+func (f *field) upTargets(ctx context.Context, count int) error {
 	f.targets = make([]*lab.Host, count)
 	var group errgroup.Group
 	group.SetLimit(4)
 	for i := range f.targets {
 		group.Go(func() (err error) {
-			f.targets[i], err = f.lab.Up(f.ctx, fmt.Sprintf("target%d", i), lab.Spec{Address: fmt.Sprintf("%s.%d", lab.Subnet, 11+i), Suite: f.suite}, f.say)
+			f.targets[i], err = f.lab.Up(ctx, fmt.Sprintf("target%d", i), lab.Spec{Address: fmt.Sprintf("%s.%d", lab.Subnet, 11+i), Suite: f.suite}, f.say)
 			return err
 		})
 	}
@@ -118,54 +117,54 @@ func (f *field) upTargets(count int) error {
 		}
 		f.hostKeys[h.Name] = key
 	}
-	if err := f.operator.Trust(f.ctx, f.targets...); err != nil {
+	if err := f.operator.Trust(ctx, f.targets...); err != nil {
 		return err
 	}
 	f.say("pushing the helper")
-	argv, err := f.argv(fleet, f.prime, f.targets, false)
+	argv, err := f.argv(ctx, fleet, f.prime, f.targets, false)
 	if err != nil {
 		return err
 	}
-	if _, err := f.operator.Exec(f.ctx, argv...); err != nil {
+	if _, err := f.operator.Exec(ctx, argv...); err != nil {
 		return err
 	}
-	return f.saveStates()
+	return f.saveStates(ctx)
 }
 
 // saveStates keeps the targets' file systems: as they are, and the first one's also with the base closure.
-func (f *field) saveStates() error {
+func (f *field) saveStates(ctx context.Context) error {
 	for _, h := range f.targets {
-		if err := h.Save(f.ctx, emptyStore); err != nil {
+		if err := h.Save(ctx, emptyStore); err != nil {
 			return err
 		}
 	}
 	first := f.targets[0]
-	if err := first.Restore(f.ctx, emptyStore); err != nil {
+	if err := first.Restore(ctx, emptyStore); err != nil {
 		return err
 	}
 	base := f.closures[workload.Base]
-	if err := importFile(f.ctx, first, base.File); err != nil {
+	if err := importFile(ctx, first, base.File); err != nil {
 		return err
 	}
-	if _, err := first.Sh(f.ctx, `mkdir -p /nix/var/nix/profiles && ln -sfn "$1" /nix/var/nix/profiles/system-1-link && ln -sfn system-1-link /nix/var/nix/profiles/system && ln -sfn "$1" /run/current-system`, base.Top); err != nil {
+	if _, err := first.Sh(ctx, `mkdir -p /nix/var/nix/profiles && ln -sfn "$1" /nix/var/nix/profiles/system-1-link && ln -sfn system-1-link /nix/var/nix/profiles/system && ln -sfn "$1" /run/current-system`, base.Top); err != nil {
 		return err
 	}
-	return first.Save(f.ctx, baseStore)
+	return first.Save(ctx, baseStore)
 }
 
 // restore boots the targets in a state.
-func (f *field) restore(targets []*lab.Host, state string) error {
+func (f *field) restore(ctx context.Context, targets []*lab.Host, state string) error {
 	var group errgroup.Group
 	group.SetLimit(4)
 	for _, h := range targets {
-		group.Go(func() error { return h.Restore(f.ctx, state) })
+		group.Go(func() error { return h.Restore(ctx, state) })
 	}
 	if err := group.Wait(); err != nil || state != baseStore {
 		return err
 	}
 	// What a host runs is said by a link in a file system that a boot empties.
 	for _, h := range targets {
-		if _, err := h.Exec(f.ctx, "ln", "-sfn", f.closures[workload.Base].Top, "/run/current-system"); err != nil {
+		if _, err := h.Exec(ctx, "ln", "-sfn", f.closures[workload.Base].Top, "/run/current-system"); err != nil {
 			return err
 		}
 	}

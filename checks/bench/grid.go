@@ -82,7 +82,7 @@ func shortLink(name string) string {
 	return linkNames[slices.IndexFunc(links[:], func(l link) bool { return l.name == name })]
 }
 
-// methods are those that the cell is measured with. What no link has a part in is measured once.
+// methods are those that the cell is measured with. An import on the target has no part of the link, and is measured beside one of them alone.
 func (c cell) methods() []string {
 	if c.scenario.methods != nil {
 		return c.scenario.methods

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -14,12 +15,12 @@ import (
 )
 
 // machine says what the numbers depend on.
-func (f *field) machine() ([]string, error) {
-	nix, err := f.operator.Exec(f.ctx, "nix", "--version")
+func (f *field) machine(ctx context.Context) ([]string, error) {
+	nix, err := f.operator.Exec(ctx, "nix", "--version")
 	if err != nil {
 		return nil, err
 	}
-	ssh, err := f.operator.Exec(f.ctx, "ssh", "-V")
+	ssh, err := f.operator.Exec(ctx, "ssh", "-V")
 	if err != nil {
 		return nil, err
 	}
@@ -35,8 +36,12 @@ func (f *field) machine() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	revision, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty").Output()
+	if err != nil {
+		return nil, fmt.Errorf("ask git for the revision: %w", err)
+	}
 	return []string{
-		fmt.Sprintf("%s: %d processors (%s) for the operator's machine and all targets together, kernel %s", time.Now().Format("2006-01-02"), runtime.NumCPU(), processor(), strings.TrimSpace(string(kernel))),
+		fmt.Sprintf("%s: %d processors (%s) for the operator's machine and all targets together, kernel %s; fleet %s", time.Now().Format("2006-01-02"), runtime.NumCPU(), processor(), strings.TrimSpace(string(kernel)), strings.TrimSpace(string(revision))),
 		fmt.Sprintf("%s on both sides, %s, its ciphers left as they are; TCP %s, tcp_wmem %s", strings.TrimSpace(nix), strings.TrimSpace(ssh),
 			strings.TrimSpace(string(control)), strings.Join(strings.Fields(string(window)), " ")),
 	}, nil
@@ -53,7 +58,7 @@ func processor() string {
 }
 
 // facts notes what the cells' scenarios have to move.
-func (f *field) facts(r *results, cells []cell) error {
+func (f *field) facts(ctx context.Context, r *results, cells []cell) error {
 	for _, c := range cells {
 		s := c.scenario
 		closure := f.closures[s.closure]
@@ -68,7 +73,7 @@ func (f *field) facts(r *results, cells []cell) error {
 		}
 		if s.closure == workload.Upgrade {
 			var err error
-			if now.Zstd19, err = f.zstd19(closure, missing); err != nil {
+			if now.Zstd19, err = f.zstd19(ctx, closure, missing); err != nil {
 				return err
 			}
 		}
@@ -78,13 +83,13 @@ func (f *field) facts(r *results, cells []cell) error {
 }
 
 // zstd19 is how much `zstd -19` leaves of paths, in bytes. It is kept beside the closure, since it takes minutes.
-func (f *field) zstd19(closure *workload.Closure, paths []workload.Path) (uint64, error) {
+func (f *field) zstd19(ctx context.Context, closure *workload.Closure, paths []workload.Path) (uint64, error) {
 	kept := closure.File + ".zstd19"
 	if data, err := os.ReadFile(kept); err == nil {
 		return strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64)
 	}
 	f.say("compressing with zstd -19, for comparison")
-	cmd := exec.CommandContext(f.ctx, "sh", "-euc", "zstd -19 -T0 -q | wc -c")
+	cmd := exec.CommandContext(ctx, "sh", "-euc", "zstd -19 -T0 -q | wc -c")
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return 0, err

@@ -84,15 +84,15 @@ func run(ctx context.Context, o options) (err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	f := &field{ctx: ctx, lab: l, suite: o.suite, say: say}
-	if err := f.up(&workload.Maker{Dir: dir, Old: o.old, New: o.new, Say: say}, cells); err != nil {
+	f := &field{lab: l, suite: o.suite, say: say}
+	if err := f.up(ctx, &workload.Maker{Dir: dir, Old: o.old, New: o.new, Say: say}, cells); err != nil {
 		return err
 	}
-	return measureAll(f, o, cells)
+	return measureAll(ctx, f, o, cells)
 }
 
 // measureAll goes through all cells and methods once, then once more, and so on: what disturbs the machine for a while disturbs all of them.
-func measureAll(f *field, o options, cells []cell) error {
+func measureAll(ctx context.Context, f *field, o options, cells []cell) error {
 	file := resultsFile
 	if !o.update {
 		file = filepath.Join(lab.StateDir(), "bench", "results.json")
@@ -104,47 +104,55 @@ func measureAll(f *field, o options, cells []cell) error {
 	for _, c := range cells {
 		r.forget(c, o.chosen(c))
 	}
-	if r.Machine, err = f.machine(); err != nil {
+	if r.Machine, err = f.machine(ctx); err != nil {
 		return err
 	}
-	if err := f.facts(r, cells); err != nil {
+	if err := f.facts(ctx, r, cells); err != nil {
 		return err
 	}
+	failed := rounds(ctx, f, o, cells, r, file)
+	fmt.Println(render(r))
+	if o.update {
+		return errors.Join(failed, replaceSection(tableFile, tableName, "\n"+render(r)+"\n"))
+	}
+	return failed
+}
+
+// rounds keeps the results after each run. A run that fails has no result, and stops no other.
+func rounds(ctx context.Context, f *field, o options, cells []cell, r *results, file string) error {
+	var failed []error
 	for round := range o.runs {
 		for _, c := range cells {
 			for _, method := range o.chosen(c) {
 				if round > 0 && r.median(c, method, seconds) > o.longest.Seconds() {
 					continue
 				}
-				if err := f.measureOne(r, c, method); err != nil {
-					return err
+				if err := f.measureOne(ctx, r, c, method); err != nil {
+					say(err.Error())
+					failed = append(failed, err)
 				}
 				if err := r.save(file); err != nil {
-					return err
+					return errors.Join(append(failed, err)...)
 				}
 			}
 		}
 	}
-	fmt.Println(render(r))
-	if o.update {
-		return replaceSection(tableFile, tableName, "\n"+render(r)+"\n")
-	}
-	return nil
+	return errors.Join(failed...)
 }
 
 // measureOne measures once. Where connections are to break at half of the bytes, it has to know how many there are.
-func (f *field) measureOne(r *results, c cell, method string) error {
+func (f *field) measureOne(ctx context.Context, r *results, c cell, method string) error {
 	var half uint64
 	if c.scenario.drop {
 		whole := at("fresh", shortLink(c.link.name))
 		if len(r.of(whole, method)) == 0 {
-			if err := f.measureOne(r, whole, method); err != nil {
+			if err := f.measureOne(ctx, r, whole, method); err != nil {
 				return err
 			}
 		}
 		half = uint64(r.median(whole, method, wireBytes) / 2)
 	}
-	m, err := f.once(c, method, half)
+	m, err := f.once(ctx, c, method, half)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -41,14 +42,14 @@ var scripts = map[string]string{
 }
 
 // argv is a method's command on the operator's machine; again has it started again, twice at most, when it ends with an error.
-func (f *field) argv(method string, top string, targets []*lab.Host, again bool) ([]string, error) {
+func (f *field) argv(ctx context.Context, method string, top string, targets []*lab.Host, again bool) ([]string, error) {
 	text, args := scripts[method], []string{top}
 	if method == fleet {
 		p, err := f.plan(top, targets)
 		if err != nil {
 			return nil, err
 		}
-		if err := f.operator.PutReader(f.ctx, strings.NewReader(p), planFile, 0o644); err != nil {
+		if err := f.operator.PutReader(ctx, strings.NewReader(p), planFile, 0o644); err != nil {
 			return nil, err
 		}
 		text, args = `"$1" deploy push --json --plan `+planFile, []string{f.helper + "/bin/fleet-helper"}

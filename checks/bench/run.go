@@ -34,45 +34,50 @@ type measured struct {
 	Steps map[string]float64 `json:"steps,omitempty"`
 }
 
+// patience is how long a run may take, all around it included. The slowest takes a fourth of it.
+const patience = 30 * time.Minute
+
 // once runs a method in a cell and checks what came of it.
-func (f *field) once(c cell, method string, half uint64) (m measured, err error) {
+func (f *field) once(ctx context.Context, c cell, method string, half uint64) (m measured, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	targets := f.targets[:max(1, c.scenario.hosts)]
-	if err := f.restore(targets, c.scenario.from); err != nil {
+	if err := f.restore(ctx, targets, c.scenario.from); err != nil {
 		return m, err
 	}
 	for _, h := range targets {
-		if err := h.Confine(f.ctx, c.scenario.bounds); err != nil {
+		if err := h.Confine(ctx, c.scenario.bounds); err != nil {
 			return m, err
 		}
-		release, err := h.Shape(f.ctx, c.link.Link)
+		release, err := h.Shape(ctx, c.link.Link)
 		if err != nil {
 			return m, err
 		}
-		defer func() { err = errors.Join(err, release()) }()
+		defer func() { err = errors.Join(err, release()) }() // for each of them
 	}
-	command, done, err := f.command(c, method, targets)
+	command, done, err := f.command(ctx, c, method, targets)
 	if err != nil {
 		return m, err
 	}
 	defer done()
-	if err := f.ready(c, targets); err != nil {
+	if err := f.ready(ctx, c, targets); err != nil {
 		return m, err
 	}
-	if m, err = f.measure(command, targets, half); err != nil {
+	if m, err = f.measure(ctx, command, targets, half); err != nil {
 		return m, fmt.Errorf("%s by %s: %w", c, method, err)
 	}
-	return m, f.check(c, targets)
+	return m, f.check(ctx, c, targets)
 }
 
 // command prepares a method's command; done removes what it needed.
-func (f *field) command(c cell, method string, targets []*lab.Host) (cmd *exec.Cmd, done func(), err error) {
+func (f *field) command(ctx context.Context, c cell, method string, targets []*lab.Host) (cmd *exec.Cmd, done func(), err error) {
 	closure := f.closures[c.scenario.closure]
 	if method != floor && method != floorVia {
-		argv, err := f.argv(method, closure.Top, targets, c.scenario.drop)
+		argv, err := f.argv(ctx, method, closure.Top, targets, c.scenario.drop)
 		if err != nil {
 			return nil, nil, err
 		}
-		return owned(f.ctx, f.operator.Host, argv...)
+		return owned(ctx, f.operator.Host, argv...)
 	}
 	before := f.closures[workload.Base]
 	if c.scenario.from == emptyStore {
@@ -95,7 +100,7 @@ func (f *field) command(c cell, method string, targets []*lab.Host) (cmd *exec.C
 	if method == floorVia {
 		text = "NIX_REMOTE=daemon " + text
 	}
-	cmd, release, err := owned(f.ctx, targets[0], "sh", "-c", text)
+	cmd, release, err := owned(ctx, targets[0], "sh", "-c", text)
 	if err != nil {
 		done()
 		return nil, nil, err
@@ -115,15 +120,15 @@ func owned(ctx context.Context, h *lab.Host, argv ...string) (cmd *exec.Cmd, rel
 }
 
 // ready brings all caches into the same state: the programs are in them, the stores' contents are not.
-func (f *field) ready(c cell, targets []*lab.Host) error {
+func (f *field) ready(ctx context.Context, c cell, targets []*lab.Host) error {
 	if err := dropCaches(); err != nil {
 		return err
 	}
 	for _, h := range targets {
-		if _, err := h.Sh(f.ctx, `NIX_REMOTE=daemon nix-store --check-validity "$1"; cat /nix/store/*-fleet-helper-*/bin/fleet-helper >/dev/null; zstd --version >/dev/null`, f.prime); err != nil {
+		if _, err := h.Sh(ctx, `NIX_REMOTE=daemon nix-store --check-validity "$1"; cat /nix/store/*-fleet-helper-*/bin/fleet-helper >/dev/null; zstd --version >/dev/null`, f.prime); err != nil {
 			return err
 		}
-		if _, err := f.operator.Sh(f.ctx, `cat "$1/bin/fleet-helper" >/dev/null; nix-store --check-validity "$2"; NIX_REMOTE=daemon nix-store --check-validity "$2"; nix --version >/dev/null; zstd --version >/dev/null
+		if _, err := f.operator.Sh(ctx, `cat "$1/bin/fleet-helper" >/dev/null; nix-store --check-validity "$2"; NIX_REMOTE=daemon nix-store --check-validity "$2"; nix --version >/dev/null; zstd --version >/dev/null
 ssh "root@$3" nix-store --check-validity "$4"`, f.helper, f.closures[c.scenario.closure].Top, h.Name, f.prime); err != nil {
 			return err
 		}
@@ -178,7 +183,7 @@ func wire(hosts []*lab.Host) (sum uint64, err error) {
 }
 
 // measure runs the command, and ends the clock when what it brought is on the targets' disks. The connections break after half bytes, unless that is 0.
-func (f *field) measure(command *exec.Cmd, targets []*lab.Host, half uint64) (m measured, err error) {
+func (f *field) measure(ctx context.Context, command *exec.Cmd, targets []*lab.Host, half uint64) (m measured, err error) {
 	var out, errs bytes.Buffer
 	command.Stdout, command.Stderr = &out, &errs
 	sender := []*lab.Host{f.operator.Host}
@@ -186,17 +191,18 @@ func (f *field) measure(command *exec.Cmd, targets []*lab.Host, half uint64) (m 
 	if before, err = counters(sender, targets); err != nil {
 		return m, err
 	}
-	ctx, cancel := context.WithCancel(f.ctx)
-	senderPeak, targetPeak := watchMemory(ctx, sender), watchMemory(ctx, targets)
-	broken := f.breakAt(ctx, targets, before[0]+half, half > 0)
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	senderPeak, targetPeak := watchMemory(watching, sender), watchMemory(watching, targets)
+	broken := f.breakAt(watching, targets, before[0]+half, half > 0)
 	start := time.Now()
 	err = command.Run()
 	ended := time.Now()
 	if err == nil {
-		err = syncAll(f.ctx, targets)
+		err = syncAll(ctx, targets)
 	}
 	m.Seconds, m.Sync = time.Since(start).Seconds(), time.Since(ended).Seconds()
-	cancel()
+	stop()
 	m.SenderMemory, m.TargetMemory = <-senderPeak, <-targetPeak
 	if dropErr := <-broken; err == nil {
 		err = dropErr
@@ -285,7 +291,7 @@ func (f *field) breakAt(ctx context.Context, targets []*lab.Host, mark uint64, w
 			if n, err := wire(targets); err != nil || n < mark {
 				continue
 			}
-			_, err := targets[0].Sh(f.ctx, `pkill --signal KILL --full '[s]shd-session|[s]shd: root@'`)
+			_, err := targets[0].Sh(ctx, `pkill --signal KILL --full '[s]shd-session|[s]shd: root@'`)
 			result <- err
 			return
 		}

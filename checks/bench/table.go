@@ -12,7 +12,10 @@ func render(r *results) string {
 	for _, line := range r.Machine {
 		fmt.Fprintf(&b, "- %s\n", line)
 	}
-	b.WriteString("\n## Goals\n\n" + goalTable(r) + "\n## All cells\n")
+	if b.Len() > 0 {
+		b.WriteString("\n")
+	}
+	b.WriteString("### Goals\n\n" + goalTable(r) + "\n### All cells\n")
 	for _, s := range scenarios {
 		if len(r.Runs[s.name]) > 0 {
 			b.WriteString("\n" + scenarioTable(r, s))
@@ -35,7 +38,7 @@ func scenarioTable(r *results, s scenario) string {
 	if s.letter != "" {
 		title = s.letter + ", " + s.name
 	}
-	fmt.Fprintf(&b, "### %s\n\n%s: %d paths, %s of NARs.\n\n| |", title, upper(s.title), f.Paths, megabytes(float64(f.NAR)))
+	fmt.Fprintf(&b, "#### %s\n\n%s: %d paths, %s of NARs.\n\n| |", title, upper(s.title), f.Paths, megabytes(float64(f.NAR)))
 	for _, c := range cells {
 		fmt.Fprintf(&b, " %s |", c.link.name)
 	}
@@ -53,6 +56,7 @@ func scenarioTable(r *results, s scenario) string {
 		}
 	}
 	row("best other ÷ fleet: time, bytes", func(c cell) string { return ratioText(r, c) })
+	row("fleet: connecting, the push itself", func(c cell) string { return stepsText(r.of(c, fleet)) })
 	row("fleet: CPU of sender, targets", func(c cell) string { return cpuText(r.of(c, fleet)) })
 	row("fleet: memory of sender, targets", func(c cell) string { return memoryText(r.of(c, fleet)) })
 	return b.String()
@@ -92,6 +96,16 @@ func ratioText(r *results, c cell) string {
 		return "–"
 	}
 	return fmt.Sprintf("**%.2f**, %.2f (%s)", time, bytes, method)
+}
+
+// stepsText shows two of fleet's own times. What is left of the whole is starting, looking for private keys in what is pushed, and the sync.
+func stepsText(runs []measured) string {
+	connect, ok := spreadOf(runs, func(m measured) float64 { return m.Steps["connect"] })
+	push, _ := spreadOf(runs, func(m measured) float64 { return m.Steps["push"] })
+	if !ok || push.median == 0 {
+		return "–"
+	}
+	return fmt.Sprintf("%.2f s, %.2f s", connect.median, push.median)
 }
 
 func cpuText(runs []measured) string {

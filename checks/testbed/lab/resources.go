@@ -19,7 +19,8 @@ import (
 // visitors is the group, below a host's own, of processes that came in from outside.
 const visitors = "visitors"
 
-// Own has a command of [Host.Command] counted as the host's: it is not started by a process of the host. Call release once it runs.
+// Own has a command of [Host.Command] counted as the host's: it is not started by a process of the host. Release ends what is
+// left of it, and of all other commands that were counted so.
 func (h *Host) Own(cmd *exec.Cmd) (release func(), err error) {
 	dir := filepath.Join(h.cgroupDir(), visitors)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -30,7 +31,10 @@ func (h *Host) Own(cmd *exec.Cmd) (release func(), err error) {
 		return nil, err
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(f.Fd())}
-	return func() { f.Close() }, nil
+	return func() {
+		_ = os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0o200) // the host may be down
+		f.Close()
+	}, nil
 }
 
 // CPU is what all processes of the host have used since its boot.
@@ -183,5 +187,6 @@ func (h *Host) removeBounds() {
 			}
 			time.Sleep(20 * time.Millisecond)
 		}
+		_ = os.Remove(filepath.Join(cgroup1, controller, filepath.Dir(h.cgroup()))) // other hosts may be in it
 	}
 }
