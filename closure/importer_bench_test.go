@@ -33,9 +33,9 @@ func system(b *testing.B, salt string, count, size int) ([]closure.PathInfo, [][
 	return infos, nars
 }
 
-// BenchmarkImporter imports paths into a store through its daemon. What several connections gain depends on the paths: small ones are little more than their
+// BenchmarkImport imports paths into a store through its daemon. What several connections gain depends on the paths: small ones are little more than their
 // registration, of which the store does one at a time.
-func BenchmarkImporter(b *testing.B) {
+func BenchmarkImport(b *testing.B) {
 	for name, load := range map[string]struct{ count, size int }{"small": {1500, 4 << 10}, "large": {60, 4 << 20}} {
 		for _, connections := range []int{1, 2, 4} {
 			b.Run(fmt.Sprintf("%s/connections=%d", name, connections), func(b *testing.B) {

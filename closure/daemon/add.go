@@ -28,7 +28,6 @@ type AddOptions struct {
 // lastBytes are too few to hold anything but the end of a NAR's tree.
 const lastBytes = 16
 
-
 // AddToStoreNar adds a path with the contents that its NAR gives. All paths that it refers to must be valid. The daemon checks the hash and size
 // of info before it registers the path, and ignores the NAR of a path that is valid already. The path is protected from garbage collection
 // until the connection is closed.

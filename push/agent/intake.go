@@ -83,8 +83,8 @@ func (in *intake) underWay() []storepath.Path {
 
 // mayImportDirectly looks once whether the host allows it.
 func (s *session) mayImportDirectly(ctx context.Context) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.looking.Lock()
+	defer s.looking.Unlock()
 	if !s.directKnown {
 		s.direct, s.directKnown = direct.Possible(ctx, direct.Options{}) == nil, ctx.Err() == nil
 	}

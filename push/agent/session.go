@@ -34,6 +34,10 @@ type session struct {
 	// patience is how long a transfer waits for a unit that nobody can bring.
 	patience time.Duration
 
+	// direct says whether paths may be imported without the daemon, where directKnown says that this was looked at. Looking takes a while.
+	looking             sync.Mutex
+	direct, directKnown bool
+
 	mu sync.Mutex
 	// idle are connections to the daemon that nobody uses. None is closed before the session ends, since what was added over it is
 	// protected from garbage collection for only as long.
@@ -43,9 +47,7 @@ type session struct {
 	rooted map[storepath.Path]struct{}
 	// bases are the paths that deltas may be made against.
 	bases map[storepath.Path]storepath.Info
-	// direct says whether paths may be imported without the daemon, where directKnown says that this was looked at.
-	direct, directKnown bool
-	builds              int
+	builds int
 	// transfer is the one that was opened last.
 	transfer *transfer
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"fleet/closure/daemon"
+	"fleet/closure/direct"
 	"fleet/closure/storepath"
 	"fleet/closure/storetest"
 	"fleet/push/proto"
@@ -785,5 +786,55 @@ func TestUnitsThatDoNotFitLeaveNothingBehind(t *testing.T) {
 	}
 	if free := freeBytes(t, dir); free < 4<<20 {
 		t.Errorf("the path that did not fit still fills the store: %d bytes are free", free)
+	}
+}
+
+// ownStoreHost is a host whose store is the tests' own /nix, and which may import without the daemon.
+func ownStoreHost(t *testing.T) *Host {
+	t.Helper()
+	requireRoot(t)
+	storetest.RequireNix(t)
+	host := testHost(t)
+	conn, err := host.OpenStore(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.Close() // there is a database now
+	if err := direct.Possible(t.Context(), direct.Options{}); err != nil {
+		t.Skip(err)
+	}
+	return host
+}
+
+func TestLargePushesGoWithoutTheDaemon(t *testing.T) {
+	host := ownStoreHost(t)
+	client, s := connect(t, host)
+	l := newLoad(t, t.Name())
+	pushDirect := func(salt string) (*heard, error) {
+		askMissing(t, client, l)
+		h := openTransfer(t, client, proto.ImportRequest{Transfer: transferName(salt + t.Name()), Bytes: directBytes})
+		go func() { _ = send(h.stream, l.units, 0) }()
+		_, err := h.end()
+		return h, err
+	}
+	h, err := pushDirect("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkArrived(t, client, h, l)
+	if !s.direct {
+		t.Error("the daemon was asked")
+	}
+	for name, tc := range lies(t) {
+		if tc.change == nil {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			l = newLoad(t, t.Name())
+			tc.change(l)
+			l.pack(t, nil)
+			_, err := pushDirect(name)
+			checkLie(t, err, tc, l)
+		})
 	}
 }
