@@ -129,8 +129,8 @@ func (t *transfer) survey(ctx context.Context) (*survey, error) {
 	host := t.s.Info()
 	var claimed []storepath.Path
 	for _, text := range []string{host.Current, host.Profile, host.Booted, host.BootDefault} {
-		// What is no store path was removed from the info.
-		if path, err := storepath.Parse(text); err == nil && !slices.Contains(claimed, path) {
+		// A specialisation may be named within its toplevel.
+		if path, err := storepath.Containing(text); err == nil && !slices.Contains(claimed, path) {
 			claimed = append(claimed, path)
 		}
 	}
