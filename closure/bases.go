@@ -2,86 +2,112 @@ package closure
 
 import (
 	"cmp"
+	"maps"
 	"slices"
-	"strings"
 
 	"fleet/closure/storepath"
 )
 
-// ChooseBases finds for each of paths the path of have that is most likely its predecessor, which a delta is made against: one of the same name, else one
-// whose name differs in its versions alone, else one of the same package and output. Among several, the one whose NAR has the nearest size is taken, and
-// among equals the first. Paths that have holds too are left out. The result is the same whatever the order of have.
+// ChooseBases finds for each of paths the path of have that is most likely its predecessor, which a delta is made against. In this order, it has
+//
+//   - the same name: "etc", "source", "unit-sshd.service";
+//   - the same name but for the version, which are the parts that begin with a digit: "openssl-3.0.13-dev" for "openssl-3.0.14-dev", with the
+//     same number of dashes if there is one;
+//   - the same name but for all numbers: "python3.12-six-1.16.0" for "python3.13-six-1.17.0".
+//
+// The name with the nearest version is taken. Among paths of that name each gets a base of its own, the nearest NAR sizes first; where
+// there are too few bases, some are chosen twice. A base that is among paths itself has not been replaced, and is chosen only when no other of its name is left.
+//
+// Paths that have holds need no base and get none. The result does not depend on the order of the arguments, nor on what they hold twice.
 func ChooseBases(paths, have []PathInfo) map[storepath.Path]PathInfo {
-	index := make(map[string][]PathInfo, 3*len(have))
-	there := make(map[storepath.Path]bool, len(have))
-	for _, info := range have {
-		if there[info.Path] {
-			continue
-		}
+	old := uniqueInfos(have)
+	c := baseChooser{bases: make(map[storepath.Path]PathInfo), taken: make(map[storepath.Path]bool), named: make(map[string][]PathInfo)}
+	there := make(map[storepath.Path]bool, len(old))
+	for _, info := range old {
 		there[info.Path] = true
-		for _, key := range nameKeys(info.Path.Name()) {
-			index[key] = append(index[key], info)
-		}
+		c.named[info.Path.Name()] = append(c.named[info.Path.Name()], info)
 	}
-	bases := make(map[storepath.Path]PathInfo)
-	for _, info := range paths {
+	var left []PathInfo
+	for _, info := range uniqueInfos(paths) {
 		if there[info.Path] {
-			continue
-		}
-		for _, key := range nameKeys(info.Path.Name()) {
-			if candidates := index[key]; len(candidates) > 0 {
-				bases[info.Path] = nearest(candidates, info.NarSize)
-				break
-			}
+			c.taken[info.Path] = true
+		} else {
+			left = append(left, info)
 		}
 	}
-	return bases
+	for _, key := range nameKeys {
+		left = c.choose(left, key)
+	}
+	return c.bases
 }
 
-// nearest returns the candidate whose NAR has the nearest size.
-func nearest(candidates []PathInfo, size uint64) PathInfo {
-	return slices.MinFunc(candidates, func(a, b PathInfo) int {
+// baseChooser is what has been chosen so far.
+type baseChooser struct {
+	bases map[storepath.Path]PathInfo
+	// taken are the bases that belong to a path.
+	taken map[storepath.Path]bool
+	// named are all that may be bases, by name, each list sorted by path.
+	named map[string][]PathInfo
+}
+
+// choose finds bases among those of the same key, and returns the paths that have none. An empty key has nothing in common with anything.
+func (c *baseChooser) choose(paths []PathInfo, key nameKey) (left []PathInfo) {
+	candidates := c.namesByKey(key)
+	chosen := make(map[string][]PathInfo)
+	for _, info := range paths {
+		name := info.Path.Name()
+		if names := candidates[key(name)]; len(names) > 0 {
+			base := nearestName(names, name)
+			chosen[base] = append(chosen[base], info)
+		} else {
+			left = append(left, info)
+		}
+	}
+	for _, base := range slices.Sorted(maps.Keys(chosen)) {
+		c.pair(chosen[base], c.named[base])
+	}
+	return left
+}
+
+// namesByKey are the names of bases, in the order of their numbers.
+func (c *baseChooser) namesByKey(key nameKey) map[string][]string {
+	names := make(map[string][]string, len(c.named))
+	for name := range c.named {
+		if k := key(name); k != "" {
+			names[k] = append(names[k], name)
+		}
+	}
+	for _, list := range names {
+		slices.SortFunc(list, compareNames)
+	}
+	return names
+}
+
+// pair gives each path one of bases, which all have the same name.
+func (c *baseChooser) pair(paths, bases []PathInfo) {
+	free := slices.DeleteFunc(slices.Clone(bases), func(info PathInfo) bool { return c.taken[info.Path] })
+	for path, base := range pairBySize(paths, free) {
+		c.bases[path] = base
+		c.taken[base.Path] = true
+	}
+	for _, info := range paths {
+		if _, ok := c.bases[info.Path]; !ok {
+			c.bases[info.Path] = nearestSize(bases, info.NarSize)
+		}
+	}
+}
+
+func nearestSize(bases []PathInfo, size uint64) PathInfo {
+	return slices.MinFunc(bases, func(a, b PathInfo) int {
 		return cmp.Or(cmp.Compare(distance(a.NarSize, size), distance(b.NarSize, size)), a.Path.Compare(b.Path))
 	})
 }
 
 func distance(a, b uint64) uint64 { return max(a, b) - min(a, b) }
 
-// nameKeys are what two names have in common, from the strictest to the loosest. They cannot be taken for each other.
-func nameKeys(name string) [3]string {
-	return [3]string{"=" + name, "#" + maskVersions(name), "~" + packageOutput(name)}
+// uniqueInfos returns infos in the order of their paths, each path once.
+func uniqueInfos(infos []PathInfo) []PathInfo {
+	sorted := slices.Clone(infos)
+	slices.SortStableFunc(sorted, func(a, b PathInfo) int { return a.Path.Compare(b.Path) })
+	return slices.CompactFunc(sorted, func(a, b PathInfo) bool { return a.Path == b.Path })
 }
-
-// maskVersions replaces each number, with the dots and numbers that follow it, by one character.
-func maskVersions(name string) string {
-	var masked strings.Builder
-	for i := 0; i < len(name); {
-		if !isDigit(name[i]) {
-			masked.WriteByte(name[i])
-			i++
-			continue
-		}
-		for i < len(name) && (isDigit(name[i]) || name[i] == '.' && i+1 < len(name) && isDigit(name[i+1])) {
-			i++
-		}
-		masked.WriteByte('#')
-	}
-	return masked.String()
-}
-
-// packageOutput is a name's package, which ends before the first dash with a digit behind it, and its output, a last part of letters alone, as in
-// "openssl-3.0.14-dev".
-func packageOutput(name string) string {
-	parts := strings.Split(name, "-")
-	version := slices.IndexFunc(parts, func(part string) bool { return part != "" && isDigit(part[0]) })
-	if version < 1 {
-		return name
-	}
-	output := ""
-	if last := parts[len(parts)-1]; len(parts)-1 > version && !strings.ContainsFunc(last, func(c rune) bool { return c < 'a' || c > 'z' }) {
-		output = last
-	}
-	return strings.Join(parts[:version], "-") + " " + output
-}
-
-func isDigit(c byte) bool { return c >= '0' && c <= '9' }

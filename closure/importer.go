@@ -61,6 +61,8 @@ type Importer struct {
 	conns chan *daemon.Conn
 	tasks map[storepath.Path]*importTask
 	group sync.WaitGroup
+	// turn is held by the path that is being registered: daemons that write to the store's database at once wait for each other for milliseconds.
+	turn chan struct{}
 
 	mu sync.Mutex
 	// err is the first error.
@@ -94,6 +96,7 @@ func NewImporter(ctx context.Context, opts ImportOptions) *Importer {
 		memory: semaphore.NewWeighted(opts.Memory),
 		conns:  make(chan *daemon.Conn, opts.Connections),
 		tasks:  make(map[storepath.Path]*importTask),
+		turn:   make(chan struct{}, 1),
 	}
 	im.ctx, im.cancel = context.WithCancelCause(ctx)
 	for range opts.Connections {
@@ -121,25 +124,25 @@ func (im *Importer) Import(info PathInfo, nar io.Reader) error {
 	}
 	task := &importTask{done: make(chan struct{})}
 	im.tasks[info.Path] = task
-	size := int64(min(info.NarSize, uint64(im.opts.Memory)))
-	if err := im.memory.Acquire(im.ctx, size); err != nil {
+	if info.NarSize > uint64(im.opts.Memory)/4 {
+		im.finish(task, info, im.stream(info, before, nar))
+		return im.fail(task.err)
+	}
+	if err := im.memory.Acquire(im.ctx, int64(info.NarSize)); err != nil {
 		im.finish(task, info, context.Cause(im.ctx))
 		return im.fail(task.err)
 	}
-	if info.NarSize > uint64(im.opts.Memory)/4 {
-		defer im.memory.Release(size)
-		im.finish(task, info, im.register(info, before, VerifyReader(info, nar)))
-		return im.fail(task.err)
-	}
 	data := make([]byte, info.NarSize)
-	if _, err := io.ReadFull(VerifyReader(info, nar), data); err != nil {
-		im.memory.Release(size)
+	n, err := io.ReadFull(nar, data)
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+		im.memory.Release(int64(info.NarSize))
 		im.finish(task, info, &ImportError{info.Path, err})
 		return im.fail(task.err)
 	}
 	im.group.Go(func() {
-		defer im.memory.Release(size)
-		im.finish(task, info, im.register(info, before, bytes.NewReader(data)))
+		defer im.memory.Release(int64(info.NarSize))
+		// Where there is less than announced, the check of the size tells.
+		im.finish(task, info, im.registerWhole(info, before, data[:n]))
 		_ = im.fail(task.err)
 	})
 	return nil
@@ -198,9 +201,63 @@ func (im *Importer) finish(task *importTask, info PathInfo, err error) {
 	close(task.done)
 }
 
-// register sends a path to a daemon once all that it refers to is registered.
-func (im *Importer) register(info PathInfo, before []*importTask, nar io.Reader) error {
-	for _, task := range before {
+// stream registers a path while its NAR is read, and stops reading when another path fails.
+func (im *Importer) stream(info PathInfo, before []*importTask, nar io.Reader) error {
+	if err := im.await(before); err != nil {
+		return err
+	}
+	slot, err := im.acquire()
+	if err != nil {
+		return err
+	}
+	defer im.release(slot)
+	// A daemon that has died meanwhile would be seen too late: the NAR is read once.
+	if slot.conn != nil {
+		if _, err := slot.conn.QueryValidPaths(im.ctx, nil, daemon.ValidPathsOptions{}); err != nil {
+			slot.drop()
+		}
+	}
+	return im.register(slot, info, VerifyReader(info, failingReader{im, nar}))
+}
+
+// failingReader ends with the importer's first error.
+type failingReader struct {
+	im  *Importer
+	nar io.Reader
+}
+
+func (r failingReader) Read(p []byte) (int, error) {
+	if err := r.im.failure(); err != nil {
+		return 0, err
+	}
+	return r.nar.Read(p)
+}
+
+// registerWhole registers a path whose NAR is in memory. Where the daemon dies meanwhile, another one is tried: once, since it may be the path that kills it.
+func (im *Importer) registerWhole(info PathInfo, before []*importTask, data []byte) error {
+	check := NewVerifier()
+	_, _ = check.Write(data)
+	if err := check.Check(info); err != nil {
+		return &ImportError{info.Path, err}
+	}
+	if err := im.await(before); err != nil {
+		return err
+	}
+	slot, err := im.acquire()
+	if err != nil {
+		return err
+	}
+	defer im.release(slot)
+	err = im.register(slot, info, bytes.NewReader(data))
+	if err != nil && slot.lost && im.ctx.Err() == nil {
+		err = im.register(slot, info, bytes.NewReader(data))
+	}
+	return err
+}
+
+// await waits until paths are registered.
+func (im *Importer) await(tasks []*importTask) error {
+	for _, task := range tasks {
 		select {
 		case <-task.done:
 		case <-im.ctx.Done():
@@ -210,22 +267,59 @@ func (im *Importer) register(info PathInfo, before []*importTask, nar io.Reader)
 			return task.err
 		}
 	}
-	var conn *daemon.Conn
+	return nil
+}
+
+// slot is the right to use a daemon.
+type slot struct {
+	// conn is nil where there is no connection yet, or none any more; lost says that there was one.
+	conn *daemon.Conn
+	lost bool
+}
+
+func (s *slot) drop() {
+	_ = s.conn.Close() // it was lost, and whoever used it knows
+	s.conn, s.lost = nil, true
+}
+
+// acquire waits for a daemon that is free.
+func (im *Importer) acquire() (*slot, error) {
 	select {
-	case conn = <-im.conns:
+	case conn := <-im.conns:
+		return &slot{conn: conn}, nil
 	case <-im.ctx.Done():
-		return context.Cause(im.ctx)
+		return nil, context.Cause(im.ctx)
 	}
-	defer func() { im.conns <- conn }()
-	if conn == nil {
-		opened, err := im.opts.Open(im.ctx)
-		if err != nil {
+}
+
+func (im *Importer) release(s *slot) { im.conns <- s.conn }
+
+// register sends a path to a daemon.
+func (im *Importer) register(s *slot, info PathInfo, nar io.Reader) (err error) {
+	if s.conn == nil {
+		if s.conn, err = im.opts.Open(im.ctx); err != nil {
 			return err
 		}
-		conn = opened
 	}
+	s.lost = false
 	info.References = slices.Clone(info.References)
-	if err := conn.AddToStoreNar(im.ctx, info, nar, daemon.AddOptions{SkipSignatures: im.opts.SkipSignatures}); err != nil {
+	ours := false
+	err = s.conn.AddToStoreNar(im.ctx, info, nar, daemon.AddOptions{SkipSignatures: im.opts.SkipSignatures, BeforeEnd: func() error {
+		select {
+		case im.turn <- struct{}{}:
+			ours = true
+			return nil
+		case <-im.ctx.Done():
+			return context.Cause(im.ctx)
+		}
+	}})
+	if ours {
+		<-im.turn
+	}
+	if s.conn.Err() != nil {
+		s.drop()
+	}
+	if err != nil {
 		return &ImportError{info.Path, err}
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -163,40 +164,89 @@ func TestImporterEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// BenchmarkImport imports 1,500 small paths of about 60 MB into an empty store.
-func BenchmarkImport(b *testing.B) {
-	type prepared struct {
-		info PathInfo
-		nar  []byte
+// cutter opens connections that can be cut, as where a daemon is killed.
+type cutter struct {
+	socket string
+	mu     sync.Mutex
+	conns  []net.Conn
+	opened int
+}
+
+func (c *cutter) open(ctx context.Context) (*daemon.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", c.socket)
+	if err != nil {
+		return nil, err
 	}
-	var all []prepared
-	var size int64
-	for i := range 1500 {
-		text := storetest.Text{Name: fmt.Sprintf("path-%d", i), Contents: strings.Repeat("x", 40_000)}
-		if i > 10 {
-			text.References = []storepath.Path{all[i/2].info.Path}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.conns, c.opened = append(c.conns, conn), c.opened+1
+	return daemon.NewConn(ctx, conn, daemon.ConnOptions{})
+}
+
+func (c *cutter) cut() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, conn := range c.conns {
+		conn.Close()
+	}
+	c.conns = nil
+}
+
+func TestImporterReplacesADaemonThatHasDied(t *testing.T) {
+	c := &cutter{socket: storetest.New(t).Socket()}
+	done := make(chan storepath.Path, 100)
+	released := 0
+	im := NewImporter(t.Context(), ImportOptions{
+		Open: c.open, Release: func(conn *daemon.Conn) { released++; _ = conn.Close() },
+		SkipSignatures: true, Connections: 2, Memory: 4 << 10, Done: func(p storepath.Path) { done <- p },
+	})
+	defer im.Close()
+	for i := range 6 {
+		// The first of two is held in memory, the second is streamed.
+		info, nar := storetest.Prepare(t, storetest.Text{Name: "path", Contents: fmt.Sprint(i, strings.Repeat("x", i%2*2000))})
+		if err := im.Import(info, bytes.NewReader(nar)); err != nil {
+			t.Fatal(err)
 		}
-		info, nar := storetest.Prepare(b, text)
-		all = append(all, prepared{info, nar})
-		size += int64(len(nar))
+		if got := <-done; got != info.Path {
+			t.Fatalf("%s was registered, not %s", got, info.Path)
+		}
+		c.cut()
 	}
-	for _, connections := range []int{1, 2, 4} {
-		b.Run(fmt.Sprintf("%d connections", connections), func(b *testing.B) {
-			b.SetBytes(size)
-			for b.Loop() {
-				b.StopTimer()
-				target := storetest.New(b)
-				im := NewImporter(b.Context(), ImportOptions{Daemon: target.Options(), SkipSignatures: true, Connections: connections})
-				b.StartTimer()
-				for _, p := range all {
-					if err := im.Import(p.info, bytes.NewReader(p.nar)); err != nil {
-						b.Fatal(err)
-					}
-				}
-				if err := errors.Join(im.Wait(), im.Close()); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
+	if err := errors.Join(im.Wait(), im.Close()); err != nil {
+		t.Error(err)
+	}
+	if c.opened < 4 || released == 0 || released > 2 {
+		t.Errorf("%d connections were opened, %d given back", c.opened, released)
 	}
 }
+
+func TestAStreamEndsWhenAnotherPathFails(t *testing.T) {
+	target := storetest.New(t)
+	im := NewImporter(t.Context(), ImportOptions{Daemon: target.Options(), SkipSignatures: true, Connections: 2, Memory: 4 << 10})
+	defer im.Close()
+	bad, badNAR := storetest.Prepare(t, storetest.Text{Name: "bad"})
+	bad.NarHash[0] ^= 1
+	if err := im.Import(bad, bytes.NewReader(badNAR)); err != nil {
+		t.Fatal(err)
+	}
+	large, largeNAR := storetest.Prepare(t, storetest.Text{Name: "large", Contents: strings.Repeat("x", 1<<20)})
+	read := 0
+	endless := readerFunc(func(p []byte) (int, error) {
+		// The rest comes only once the other path has failed.
+		if read++; read > 1 {
+			im.group.Wait()
+		}
+		return copy(p, largeNAR[:min(len(p), 100)]), nil
+	})
+	var corrupt *CorruptError
+	if err := im.Import(large, endless); !errors.As(err, &corrupt) || corrupt.Path != bad.Path {
+		t.Error(err)
+	}
+	if read > 3 {
+		t.Errorf("the stream was read %d times", read)
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }

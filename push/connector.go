@@ -20,7 +20,6 @@ import (
 	"fleet/closure"
 	"fleet/closure/storepath"
 	"fleet/evaluator/plan"
-	"fleet/push/pack"
 	"fleet/push/transport"
 )
 
@@ -85,17 +84,20 @@ type Connector struct {
 	Reporter Reporter
 	// Software names our version to agents, for their messages.
 	Software string
-	// Level is the zstd level of pushes, 1 to 22; 0 means one that fits the link's speed.
-	Level    int
-	Retry    Retry
-	Timeouts Timeouts
+	// Level is the zstd level of pushes, 1 to 22; 0 means what fits the link's speed.
+	Level int
+	// UnitMemory bounds what pushes have made and keep for other hosts, in bytes; 0 means 256 MiB.
+	UnitMemory int64
+	Retry      Retry
+	Timeouts   Timeouts
 
 	vault vault
 	// exports holds the helpers' exports, made once for all hosts of a system.
 	exports exportCache
-	// pack makes what pushes send.
-	pack     *pack.Cache
-	packOnce sync.Once
+	// surveys holds what pushes ask of hosts, shop makes what they send.
+	surveys surveys
+	shopMu  sync.Mutex
+	shop    *workshop
 }
 
 // HostSpec names a host and how it is reached, as the plan says.
@@ -121,10 +123,30 @@ func SpecOf(name string, h plan.Host) HostSpec {
 	return HostSpec{Target: t, Transport: h.Deploy.Transport, Elevation: h.Deploy.Elevation, System: h.System}
 }
 
-// Close forgets the passwords that sessions shared. Sessions stay usable.
+// Close forgets the passwords that sessions shared, and what was made for pushes. Sessions stay usable, but for pushes that are under way.
 func (c *Connector) Close() error {
 	c.vault.forget()
+	c.shopMu.Lock()
+	defer c.shopMu.Unlock()
+	if c.shop != nil {
+		c.shop.close()
+		c.shop = nil
+	}
 	return nil
+}
+
+// units is the workshop that all sessions share.
+func (c *Connector) units() *workshop {
+	c.shopMu.Lock()
+	defer c.shopMu.Unlock()
+	if c.shop == nil {
+		limit := c.UnitMemory
+		if limit <= 0 {
+			limit = defaultUnitMemory
+		}
+		c.shop = newWorkshop(c.Source, limit)
+	}
+	return c.shop
 }
 
 func (c *Connector) emit(e plan.Event) {

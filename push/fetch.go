@@ -155,13 +155,13 @@ func (f *fetching) importAll(stream io.Reader, importer *closure.Importer, rest 
 		if err != nil {
 			return err
 		}
-		info, err := parseInfo(wire.PathInfo)
+		info, err := parseInfo(wire)
 		if err != nil {
 			return fmt.Errorf("fetch from %q: %w", f.s.spec.Target.Host, err)
 		}
 		want, asked := rest.Info(info.Path)
 		switch {
-		case !asked || came[info.Path] || wire.Base != "":
+		case !asked || came[info.Path]:
 			return fmt.Errorf("fetch from %q: it sends %q, which was not asked for", f.s.spec.Target.Host, info.Path)
 		case info.NarHash != want.NarHash || info.NarSize != want.NarSize || !slices.Equal(info.References, want.References):
 			return fmt.Errorf("fetch from %q: it sends another %q than it announced", f.s.spec.Target.Host, info.Path)

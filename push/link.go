@@ -25,6 +25,20 @@ type link struct {
 
 	mu   sync.Mutex
 	bulk *proto.Client
+	// trip is the shortest time that an answer took, in nanoseconds; 0 where there was none.
+	trip atomic.Int64
+}
+
+// rtt is the link's round trip, as far as is known.
+func (l *link) rtt() time.Duration { return time.Duration(l.trip.Load()) }
+
+// roundTrip takes the time of one answer.
+func (l *link) roundTrip(took time.Duration) {
+	for known := l.trip.Load(); known == 0 || int64(took) < known; known = l.trip.Load() {
+		if l.trip.CompareAndSwap(known, int64(took)) {
+			return
+		}
+	}
 }
 
 // agentGoneError says that the connection is fine but the agent is not there any more.
@@ -106,7 +120,12 @@ func (l *link) ask(ctx context.Context, method string, params, result any) error
 		ctx, cancel = context.WithTimeoutCause(ctx, l.s.c.Timeouts.withDefaults().Answer, silent)
 		defer cancel()
 	}
-	return l.control.Call(ctx, method, params, result)
+	began := time.Now()
+	err := l.control.Call(ctx, method, params, result)
+	if err == nil {
+		l.roundTrip(time.Since(began))
+	}
+	return err
 }
 
 // alive says whether the connection still stands, as far as is known.

@@ -54,6 +54,15 @@ func (p *progress) path(bytes uint64) {
 	}
 }
 
+// tick reports what has gone over the network, where nothing was reported for a while.
+func (p *progress) tick() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if time.Since(p.reported) >= progressInterval {
+		p.report()
+	}
+}
+
 // flush reports what was not reported yet.
 func (p *progress) flush() {
 	p.mu.Lock()

@@ -10,12 +10,15 @@ import (
 	"fleet/closure"
 	"fleet/closure/storepath"
 	"fleet/evaluator/plan"
-	"fleet/push/pack"
 	"fleet/push/proto"
 )
 
-// maxCorrupt is how often a push is repeated because data arrived damaged.
-const maxCorrupt = 3
+const (
+	// maxCorrupt is how often data is sent again because it arrived damaged.
+	maxCorrupt = 6
+	// maxDeltas is after how many damaged paths the host's store is not trusted any more: no base is used.
+	maxDeltas = 3
+)
 
 // PushRequest asks for the closures of paths to be made valid on a host.
 type PushRequest struct {
@@ -55,12 +58,10 @@ func (s *Session) Push(ctx context.Context, request PushRequest) (PushResult, er
 }
 
 func newTransfer(s *Session, request PushRequest, graph *closure.Graph) *transfer {
-	return &transfer{
-		s: s, request: request, graph: graph, order: levels(graph), damaged: map[storepath.Path]bool{}, progress: newProgress(s, request.Step),
-	}
+	return &transfer{s: s, request: request, graph: graph, damaged: map[storepath.Path]bool{}, progress: newProgress(s, request.Step)}
 }
 
-// repeat does work over as many connections as it takes, and again where a path arrived damaged for the first time.
+// repeat does work over as many connections as it takes, and again where a path arrived damaged for the first time, or lacks what it refers to.
 func (t *transfer) repeat(ctx context.Context, work func(context.Context, *link) (bool, error)) error {
 	for {
 		err := t.s.resume(ctx, work)
@@ -77,12 +78,12 @@ func (t *transfer) repeat(ctx context.Context, work func(context.Context, *link)
 
 // transfer is one push across connections.
 type transfer struct {
-	s       *Session
-	request PushRequest
-	graph   *closure.Graph
-	// order are the graph's paths in the order in which they are sent.
-	order    []storepath.Path
+	s        *Session
+	request  PushRequest
+	graph    *closure.Graph
 	progress *progress
+	// shipment is what is being sent, nil where that has to be found out first.
+	shipment *shipment
 	// need is what was missing at first, in bytes.
 	need        uint64
 	counted     bool
@@ -91,6 +92,8 @@ type transfer struct {
 	asksAll bool
 	// damaged are the paths that arrived damaged once.
 	damaged map[storepath.Path]bool
+	// units is how many units the host has received.
+	units int
 }
 
 func (t *transfer) result() PushResult {
@@ -101,73 +104,83 @@ func (t *transfer) result() PushResult {
 // round does what is left of the push over one connection.
 func (t *transfer) round(ctx context.Context, l *link) (progress bool, err error) {
 	before, _ := t.progress.counts()
-	defer func() { now, _ := t.progress.counts(); progress = now > before }()
-	entries, rooted, err := t.missing(ctx, l)
+	units := t.units
+	defer func() { now, _ := t.progress.counts(); progress = now > before || t.units > units }()
+	if sent, err := t.goOn(ctx, l); sent || err != nil {
+		return false, err
+	}
+	missing, rooted, err := t.missing(ctx, l)
 	if err != nil || rooted {
 		return false, err
 	}
-	if len(entries) > 0 {
-		if err := t.send(ctx, l, entries); err != nil {
+	if len(missing.infos) > 0 {
+		t.shipment = newShipment(missing, l.agent)
+		if err := t.send(ctx, l); err != nil {
 			return false, err
 		}
 	}
 	return false, t.root(ctx, l)
 }
 
+// goOn goes on with what was being sent when the last connection broke, where the agent still knows of it.
+func (t *transfer) goOn(ctx context.Context, l *link) (sent bool, err error) {
+	if t.shipment == nil || t.shipment.agent != l.agent {
+		t.shipment = nil
+		return false, nil
+	}
+	if err := t.send(ctx, l); err != nil {
+		if errors.Is(err, errForgotten) {
+			t.shipment = nil
+			return false, nil
+		}
+		return false, err
+	}
+	return true, t.root(ctx, l)
+}
+
 // missing asks for what the host lacks, references first, in one round trip; the agent protects all of it from then on. Where that is nothing, it has also
 // set the roots.
-func (t *transfer) missing(ctx context.Context, l *link) (entries []pack.Entry, rooted bool, err error) {
-	ask, err := t.survey(ctx)
+func (t *transfer) missing(ctx context.Context, l *link) (missing *cargo, rooted bool, err error) {
+	asked, err := t.survey(ctx)
 	if err != nil {
 		return nil, false, err
 	}
-	result, err := t.askMissing(ctx, l, &ask)
+	asked, result, err := t.askMissing(ctx, l, asked)
 	if err != nil || result.Rooted {
 		return nil, result.Rooted, err
 	}
-	missing := make([]closure.PathInfo, len(result.Missing))
-	for i, place := range result.Missing {
-		if place < 0 || place >= len(ask.paths) || i > 0 && place <= result.Missing[i-1] {
-			return nil, false, &proto.Error{Code: proto.CodeInternal, Message: "the host misses paths that it was not asked for"}
-		}
-		missing[i], _ = t.graph.Info(ask.paths[place])
-	}
-	if t.request.Substitute && !t.substituted && len(missing) > 0 {
-		if missing, err = t.substitute(ctx, l, missing); err != nil {
+	if t.request.Substitute && !t.substituted && len(result.Missing) > 0 {
+		if result.Missing, err = t.substitute(ctx, l, asked, result.Missing); err != nil {
 			return nil, false, err
 		}
 	}
-	return t.entries(missing, ask), false, t.prepare(missing)
+	m := manifest{missing: result.Missing, refused: result.Refused, whole: t.damaged, plain: len(t.damaged) >= maxDeltas}
+	if !t.s.Info().Trusted {
+		m.signer = t.request.Signer
+	}
+	missing = asked.cargo(m)
+	return missing, false, t.prepare(missing.infos, missing.bytes)
 }
 
 // askMissing asks without the closures of what the host has said it has, and with them where it does not have it any more.
-func (t *transfer) askMissing(ctx context.Context, l *link, ask *survey) (proto.MissingResult, error) {
-	request := proto.MissingRequest{Paths: ask.names(), Known: pathStrings(ask.known), Bases: ask.baseLines(), Roots: t.roots()}
+func (t *transfer) askMissing(ctx context.Context, l *link, asked *survey) (*survey, proto.MissingResult, error) {
 	var result proto.MissingResult
-	if err := l.ask(ctx, proto.MethodMissing, request, &result); err != nil {
-		return result, err
+	err := l.ask(ctx, proto.MethodMissing, asked.request(t.roots()), &result)
+	if err == nil && result.Unknown {
+		asked, result = asked.withAll(), proto.MissingResult{}
+		err = l.ask(ctx, proto.MethodMissing, asked.request(t.roots()), &result)
 	}
-	if result.Unknown {
-		ask.paths, ask.known = t.order, nil
-		request.Paths, request.Known, result = ask.names(), nil, proto.MissingResult{}
-		if err := l.ask(ctx, proto.MethodMissing, request, &result); err != nil {
-			return result, err
-		}
+	if err == nil && (!places(result.Missing, len(asked.paths)) || !places(result.Refused, len(asked.bases))) {
+		err = &proto.Error{Code: proto.CodeInternal, Message: "the host misses paths that it was not asked for"}
 	}
-	for _, place := range result.Refused {
-		if place < 0 || place >= len(ask.bases) {
-			return result, &proto.Error{Code: proto.CodeInternal, Message: "the host refuses bases that it was not asked for"}
-		}
-		ask.refused[ask.bases[place].Path] = true
-	}
-	return result, nil
+	return asked, result, err
 }
 
-// substitute has the host's own substituters serve what they have.
-func (t *transfer) substitute(ctx context.Context, l *link, missing []closure.PathInfo) ([]closure.PathInfo, error) {
+// substitute has the host's own substituters serve what they have, and returns what is missing then.
+func (t *transfer) substitute(ctx context.Context, l *link, asked *survey, missing []int) ([]int, error) {
 	names := make([]string, len(missing))
-	for i, info := range missing {
-		names[i] = info.Path.String()
+	for i, place := range missing {
+		names[i] = asked.paths[place].String()
 	}
 	var result proto.SubstituteResult
 	if err := l.ask(ctx, proto.MethodSubstitute, proto.SubstituteRequest{Paths: names}, &result); err != nil {
@@ -178,32 +191,28 @@ func (t *transfer) substitute(ctx context.Context, l *link, missing []closure.Pa
 	for _, name := range result.Missing {
 		left[name] = true
 	}
-	return slices.DeleteFunc(missing, func(info closure.PathInfo) bool { return !left[info.Path.String()] }), nil
+	return slices.DeleteFunc(slices.Clone(missing), func(place int) bool { return !left[asked.paths[place].String()] }), nil
 }
 
 // prepare checks, before anything is sent, that the host will take it.
-func (t *transfer) prepare(infos []closure.PathInfo) error {
-	var size uint64
-	for _, info := range infos {
-		size += info.NarSize
-	}
+func (t *transfer) prepare(infos []closure.PathInfo, size uint64) error {
 	if !t.counted {
 		t.counted, t.need = true, size
 	}
 	t.progress.expect(uint64(len(infos)), size)
-	host := t.s.Info()
-	if len(infos) > 0 && size > host.StoreFree && host.StoreFree > 0 {
-		t.s.warn(t.request.Step, fmt.Sprintf("%s are to be imported, the store's file system has %s free", formatBytes(size), formatBytes(host.StoreFree)))
+	info := t.s.Info()
+	if len(infos) > 0 && size > info.StoreFree && info.StoreFree > 0 {
+		t.s.warn(t.request.Step, fmt.Sprintf("%s are to be imported, the store's file system has %s free", formatBytes(size), formatBytes(info.StoreFree)))
 	}
-	if host.Trusted {
+	if info.Trusted {
 		return nil
 	}
 	// A daemon that does not tell whom it trusts answers at the first path.
 	refuse := &NotTrustedError{Host: t.s.spec.Target.Host, User: t.s.user()}
-	for _, info := range infos {
-		if t.request.Signer == nil && len(info.Signatures) == 0 && info.CA == "" && !host.TrustUnknown {
+	for _, lacking := range infos {
+		if t.request.Signer == nil && len(lacking.Signatures) == 0 && lacking.CA == "" && !info.TrustUnknown {
 			if refuse.Count++; refuse.Count == 1 {
-				refuse.Path = info.Path
+				refuse.Path = lacking.Path
 			}
 		}
 	}
@@ -211,14 +220,6 @@ func (t *transfer) prepare(infos []closure.PathInfo) error {
 		return refuse
 	}
 	return nil
-}
-
-// signed is the info with our signature, where the host needs one. The graph shares its slices with other pushes.
-func (t *transfer) signed(info closure.PathInfo) closure.PathInfo {
-	if t.request.Signer != nil && !t.s.Info().Trusted {
-		info.Signatures = append(slices.Clone(info.Signatures), t.request.Signer.Sign(info))
-	}
-	return info
 }
 
 // roots are the GC roots of the request.
@@ -254,7 +255,7 @@ func (t *transfer) leftOut(err error) bool {
 	if !ok || answer.Code != proto.CodeNotFound || t.asksAll {
 		return false
 	}
-	t.asksAll = true
+	t.asksAll, t.shipment = true, nil
 	return true
 }
 
@@ -265,6 +266,7 @@ func (t *transfer) again(err error) (storepath.Path, bool) {
 		return storepath.Path{}, false
 	}
 	t.damaged[corrupt.Path] = true
+	t.shipment = nil
 	return corrupt.Path, true
 }
 

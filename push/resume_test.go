@@ -51,7 +51,7 @@ func TestPushStartsAnAgentAnewWhereItHasDied(t *testing.T) {
 	s := connect(t, c, h.spec("sudoer"))
 	first := s.current.agent.socket
 	root := l.chain(t, 6, 50_000)
-	c.Source = &hookSource{Source: l.store, nar: func(n int) error {
+	c.Source = &hookSource{Source: l.store, open: func(n int) error {
 		if n == 3 {
 			h.sh(t, "pkill -KILL fleet-helper")
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -148,7 +147,7 @@ func TestCancelDuringAPushLeavesNoProcessOnTheHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Source = &hookSource{Source: l.store, nar: func(n int) error {
+	c.Source = &hookSource{Source: l.store, open: func(n int) error {
 		if n == 5 {
 			cancel()
 		}
@@ -163,35 +162,24 @@ func TestCancelDuringAPushLeavesNoProcessOnTheHost(t *testing.T) {
 	awaitOutput(t, h, "pgrep -l fleet; pgrep -l -u free; true", "")
 }
 
-// hookSource calls nar before the n-th NAR is read or opened, from 0.
+// hookSource calls open before the n-th view is opened, from 0.
 type hookSource struct {
 	closure.Source
-	nar func(n int) error
+	open func(n int) error
 
 	mu sync.Mutex
 	n  int
 }
 
-func (h *hookSource) NAR(ctx context.Context, path storepath.Path, w io.Writer) error {
-	if err := h.hook(); err != nil {
-		return err
-	}
-	return h.Source.NAR(ctx, path, w)
-}
-
 func (h *hookSource) View(ctx context.Context, path storepath.Path) (closure.View, error) {
-	if err := h.hook(); err != nil {
-		return nil, err
-	}
-	return h.Source.View(ctx, path)
-}
-
-func (h *hookSource) hook() error {
 	h.mu.Lock()
 	n := h.n
 	h.n++
 	h.mu.Unlock()
-	return h.nar(n)
+	if err := h.open(n); err != nil {
+		return nil, err
+	}
+	return h.Source.View(ctx, path)
 }
 
 // countingDialer counts connections.

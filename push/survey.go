@@ -3,114 +3,299 @@ package push
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
+	"fmt"
 	"slices"
+	"strings"
+	"sync"
 
 	"fleet/closure"
+	"fleet/closure/pack"
 	"fleet/closure/storepath"
-	"fleet/push/pack"
 	"fleet/push/proto"
 )
 
-// survey is what a push asks of a host before it sends anything.
+// survey is what a push asks of a host before it sends anything. Hosts that are to have the same, and have the same, share one; it is not changed after it was made, but for
+// its cargoes.
 type survey struct {
-	// paths are those that the host may lack, in the order in which they would be sent: all, but what the closures of known hold.
-	paths []storepath.Path
+	graph *closure.Graph
+	// all are the graph's paths in the order in which they are sent, and paths those that the host may lack: all, but what the closures of known hold.
+	all, paths []storepath.Path
 	// known are toplevels that the host says it has, and whose closures we know.
 	known []storepath.Path
 	// predecessors are what deltas of paths are made against, and bases the same without repetitions.
 	predecessors map[storepath.Path]closure.PathInfo
 	bases        []closure.PathInfo
-	// refused are the bases that the host does not have, or has otherwise.
-	refused map[storepath.Path]bool
+
+	mu      sync.Mutex
+	cargoes map[[sha256.Size]byte]*cargo
+}
+
+// cargo is what is sent to a host: units, and the paths that they bring. Hosts that lack the same share one; it is not changed.
+type cargo struct {
+	specs []pack.Spec
+	// keys are the specs' keys.
+	keys [][sha256.Size]byte
+	// infos are the paths, and bytes the size of their NARs together.
+	infos []closure.PathInfo
+	bytes uint64
+}
+
+// manifest says what of a survey a host lacks, and how it is sent.
+type manifest struct {
+	// missing are places in paths, refused places in bases, both ascending.
+	missing, refused []int
+	// whole are the paths that are sent without a base.
+	whole map[storepath.Path]bool
+	// plain says that all are.
+	plain bool
+	// signer signs the paths; nil leaves them as they are.
+	signer *closure.SigningKey
+}
+
+// maxSurveys bounds the surveys that are kept, and maxCargoes the cargoes of each: a fleet whose hosts are all in different states does not share any.
+const (
+	maxSurveys = 32
+	maxCargoes = 16
+)
+
+// surveys makes each survey once. It is safe for concurrent use.
+type surveys struct {
+	mu    sync.Mutex
+	known map[string]*surveyEntry
+	// order are the keys of known, oldest first.
+	order []string
+}
+
+type surveyEntry struct {
+	made   chan struct{}
+	survey *survey
+	err    error
+}
+
+// get returns the survey of that key, made by the first who asks. What could not be made is tried again by the next one who asks.
+func (s *surveys) get(ctx context.Context, key string, build func() (*survey, error)) (*survey, error) {
+	s.mu.Lock()
+	entry, found := s.known[key]
+	if !found {
+		entry = &surveyEntry{made: make(chan struct{})}
+		s.add(key, entry)
+	}
+	s.mu.Unlock()
+	if !found {
+		entry.survey, entry.err = build()
+		if entry.err != nil {
+			s.remove(key, entry)
+		}
+		close(entry.made)
+		return entry.survey, entry.err
+	}
+	select {
+	case <-entry.made:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if entry.err != nil {
+		return build() // whoever made it may have been interrupted
+	}
+	return entry.survey, nil
+}
+
+func (s *surveys) add(key string, entry *surveyEntry) {
+	if s.known == nil {
+		s.known = make(map[string]*surveyEntry)
+	}
+	s.known[key] = entry
+	if s.order = append(s.order, key); len(s.order) > maxSurveys {
+		delete(s.known, s.order[0])
+		s.order = s.order[1:]
+	}
+}
+
+func (s *surveys) remove(key string, entry *surveyEntry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.known[key] == entry {
+		delete(s.known, key)
+		s.order = slices.DeleteFunc(s.order, func(k string) bool { return k == key })
+	}
 }
 
 // survey finds out what there is to ask. The host has said what it runs and boots; where our store still has that, its closure need not be asked for, and is
 // what new paths are compared with.
-func (t *transfer) survey(ctx context.Context) (survey, error) {
-	ask := survey{paths: t.order, refused: map[storepath.Path]bool{}}
+func (t *transfer) survey(ctx context.Context) (*survey, error) {
+	host := t.s.Info()
+	var claimed []storepath.Path
+	for _, text := range []string{host.Current, host.Profile, host.Booted, host.BootDefault} {
+		// A specialisation may be named within its toplevel.
+		if path, err := storepath.Containing(text); err == nil && !slices.Contains(claimed, path) {
+			claimed = append(claimed, path)
+		}
+	}
+	key := strings.Join(append(append(pathStrings(t.graph.Roots()), fmt.Sprint(t.asksAll)), pathStrings(claimed)...), " ")
+	return t.s.c.surveys.get(ctx, key, func() (*survey, error) {
+		return makeSurvey(ctx, t.s.c.Source, t.graph, claimed, t.asksAll)
+	})
+}
+
+// makeSurvey makes the survey of a graph for a host that claims to have toplevels; asksAll asks for what they hold, too.
+func makeSurvey(ctx context.Context, source closure.Source, graph *closure.Graph, claimed []storepath.Path, asksAll bool) (*survey, error) {
+	s := &survey{graph: graph, all: levels(graph), cargoes: make(map[[sha256.Size]byte]*cargo)}
 	var have []closure.PathInfo
 	there := map[storepath.Path]bool{}
-	host := t.s.Info()
-	for _, text := range []string{host.Current, host.Profile, host.Booted} {
-		toplevel, err := storepath.Parse(text)
-		if err != nil || slices.Contains(ask.known, toplevel) {
-			continue
-		}
-		graph, err := t.s.c.Source.Closure(ctx, toplevel)
+	for _, toplevel := range claimed {
+		closureOf, err := source.Closure(ctx, toplevel)
 		if ctx.Err() != nil {
-			return ask, context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
 		if err != nil {
 			continue // it was built elsewhere, or collected here
 		}
-		ask.known = append(ask.known, toplevel)
-		for _, path := range graph.Topological() {
-			if info, _ := graph.Info(path); !there[path] {
+		s.known = append(s.known, toplevel)
+		for _, path := range closureOf.Topological() {
+			if info, _ := closureOf.Info(path); !there[path] {
 				there[path] = true
 				have = append(have, info)
 			}
 		}
 	}
-	if t.asksAll {
-		ask.known, there = nil, nil
+	if asksAll {
+		s.known, there = nil, nil
 	}
-	ask.paths = slices.DeleteFunc(slices.Clone(t.order), func(path storepath.Path) bool { return there[path] })
-	ask.predecessors = closure.ChooseBases(t.infos(ask.paths), have)
+	s.paths = slices.DeleteFunc(slices.Clone(s.all), func(path storepath.Path) bool { return there[path] })
+	s.predecessors = closure.ChooseBases(s.infos(s.paths), have)
 	chosen := map[storepath.Path]bool{}
-	for _, path := range ask.paths {
-		if base, ok := ask.predecessors[path]; ok && !chosen[base.Path] {
+	for _, path := range s.paths {
+		if base, ok := s.predecessors[path]; ok && !chosen[base.Path] {
 			chosen[base.Path] = true
-			ask.bases = append(ask.bases, base)
+			s.bases = append(s.bases, base)
 		}
 	}
-	return ask, nil
+	return s, nil
 }
 
-func (t *transfer) infos(paths []storepath.Path) []closure.PathInfo {
+// withAll is the survey of a host that does not have what it has said: all paths are asked for.
+func (s *survey) withAll() *survey {
+	return &survey{graph: s.graph, all: s.all, paths: s.all, predecessors: s.predecessors, bases: s.bases, cargoes: make(map[[sha256.Size]byte]*cargo)}
+}
+
+func (s *survey) infos(paths []storepath.Path) []closure.PathInfo {
 	infos := make([]closure.PathInfo, len(paths))
 	for i, path := range paths {
-		infos[i], _ = t.graph.Info(path)
+		infos[i], _ = s.graph.Info(path)
 	}
 	return infos
 }
 
-// names are the paths as they cross.
-func (q survey) names() proto.Lines {
-	lines := make(proto.Lines, len(q.paths))
-	for i, path := range q.paths {
-		lines[i] = path.Base()
+// request is the survey as it crosses.
+func (s *survey) request(roots []proto.RootRequest) proto.MissingRequest {
+	request := proto.MissingRequest{Known: pathStrings(s.known), Roots: roots, Paths: make(proto.Lines, len(s.paths)), Bases: make(proto.Lines, len(s.bases))}
+	for i, path := range s.paths {
+		request.Paths[i] = path.Base()
 	}
-	return lines
+	for i, base := range s.bases {
+		request.Bases[i] = base.Path.Base() + " " + hex.EncodeToString(base.NarHash[:])[:proto.BaseSumLength]
+	}
+	return request
 }
 
-// baseLines are the bases as they cross.
-func (q survey) baseLines() proto.Lines {
-	lines := make(proto.Lines, len(q.bases))
-	for i, base := range q.bases {
-		lines[i] = base.Path.Base() + " " + hex.EncodeToString(base.NarHash[:])[:proto.BaseSumLength]
+// places says whether places in a list of so many are ascending, and in it.
+func places(list []int, length int) bool {
+	for i, place := range list {
+		if place < 0 || place >= length || i > 0 && place <= list[i-1] {
+			return false
+		}
 	}
-	return lines
+	return true
 }
 
-// entries are what is sent of the missing paths. A path that has arrived damaged is sent without a base.
-func (t *transfer) entries(missing []closure.PathInfo, ask survey) []pack.Entry {
-	entries := make([]pack.Entry, len(missing))
-	for i, info := range missing {
-		entries[i].Info = t.signed(info)
-		base, ok := ask.predecessors[info.Path]
-		if !ok || ask.refused[base.Path] || t.damaged[info.Path] {
+// cargo is what is sent of what is missing.
+func (s *survey) cargo(m manifest) *cargo {
+	key := m.key()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if known := s.cargoes[key]; known != nil {
+		return known
+	}
+	c := s.load(m)
+	if len(s.cargoes) >= maxCargoes {
+		clear(s.cargoes)
+	}
+	s.cargoes[key] = c
+	return c
+}
+
+func (s *survey) load(m manifest) *cargo {
+	refused := make(map[storepath.Path]bool, len(m.refused))
+	for _, place := range m.refused {
+		refused[s.bases[place].Path] = true
+	}
+	c := &cargo{}
+	items := make([]pack.Item, len(m.missing))
+	for i, place := range m.missing {
+		info, _ := s.graph.Info(s.paths[place])
+		c.infos = append(c.infos, info)
+		c.bytes += info.NarSize
+		if m.signer != nil {
+			// The graph shares its slices with other pushes.
+			info.Signatures = append(slices.Clone(info.Signatures), m.signer.Sign(info))
+		}
+		items[i] = pack.Item{Info: info}
+		if base, ok := s.predecessors[info.Path]; ok && !refused[base.Path] && !m.whole[info.Path] && !m.plain {
+			items[i].Base, items[i].Refs = base, s.refs(info, base)
+		}
+	}
+	c.specs = pack.Layout(items)
+	for _, spec := range c.specs {
+		c.keys = append(c.keys, spec.Key())
+	}
+	return c
+}
+
+// refs are the hash parts that change from the base of a path to the path: its own, and those of references that have a predecessor.
+func (s *survey) refs(info, base closure.PathInfo) map[string]string {
+	refs := map[string]string{base.Path.Hash(): info.Path.Hash()}
+	for _, reference := range info.References {
+		earlier, ok := s.predecessors[reference]
+		if !ok {
 			continue
 		}
-		entries[i].Base = base
-		entries[i].Was = make([]string, len(info.References))
-		for k, reference := range info.References {
-			if earlier, ok := ask.predecessors[reference]; ok && reference != info.Path {
-				entries[i].Was[k] = earlier.Path.Hash()
-			}
+		if _, taken := refs[earlier.Path.Hash()]; !taken {
+			refs[earlier.Path.Hash()] = reference.Hash()
 		}
 	}
-	return entries
+	return refs
+}
+
+// key identifies the cargo of a manifest among those of one survey.
+func (m manifest) key() [sha256.Size]byte {
+	var data []byte
+	for _, list := range [][]int{m.missing, m.refused} {
+		data = binary.AppendUvarint(data, uint64(len(list)))
+		for _, place := range list {
+			data = binary.AppendUvarint(data, uint64(place))
+		}
+	}
+	for _, path := range sortedPaths(m.whole) {
+		data = append(data, path.Base()...)
+		data = append(data, '\n')
+	}
+	signer := ""
+	if m.signer != nil {
+		signer = m.signer.PublicKey().String()
+	}
+	return sha256.Sum256(fmt.Appendf(data, "%t %s", m.plain, signer))
+}
+
+func sortedPaths(set map[storepath.Path]bool) []storepath.Path {
+	paths := make([]storepath.Path, 0, len(set))
+	for path := range set {
+		paths = append(paths, path)
+	}
+	storepath.Sort(paths)
+	return paths
 }
 
 // levels orders the paths of a graph: those that need nothing first, then those that need only these, and so on, so that many can be registered at once. Within a

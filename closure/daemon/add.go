@@ -20,7 +20,13 @@ type AddOptions struct {
 	SkipSignatures bool
 	// Repair replaces a path that is valid already.
 	Repair bool
+	// BeforeEnd is called, where it is set, when the daemon has been sent all but the last bytes of the NAR: it registers the path as soon as it has these. They
+	// are sent when BeforeEnd returns; its error is like one of reading the NAR.
+	BeforeEnd func() error
 }
+
+// lastBytes are too few to hold anything but the end of a NAR's tree.
+const lastBytes = 16
 
 // AddToStoreNar adds a path with the contents that its NAR gives. All paths that it refers to must be valid. The daemon checks the hash and size
 // of info before it registers the path, and ignores the NAR of a path that is valid already. The path is protected from garbage collection
@@ -66,7 +72,7 @@ func (c *Conn) StartAddToStoreNar(ctx context.Context, info storepath.Info, nar 
 	var readErr error
 	err := c.send(ctx, p.r, func(e encoder) error {
 		writeAddRequest(e, info, opts)
-		readErr = writeFrames(e, nar)
+		readErr = writeNAR(e, info, nar, opts.BeforeEnd)
 		return readErr
 	})
 	switch {
@@ -95,8 +101,24 @@ func writeAddRequest(e encoder, info storepath.Info, opts AddOptions) {
 	e.flag(opts.SkipSignatures)
 }
 
-// writeFrames sends what r holds in frames. The last frame is empty; it is sent after an error of r too, and what
-// the daemon has is then shorter than it must be.
+// writeNAR sends a NAR in frames. The last frame is empty; it is sent after an error too, and what the daemon has is then shorter than it must be.
+func writeNAR(e encoder, info storepath.Info, nar io.Reader, beforeEnd func() error) error {
+	var err error
+	if beforeEnd != nil && info.NarSize > lastBytes {
+		err = writeFrames(e, io.LimitReader(nar, int64(info.NarSize)-lastBytes))
+		if err == nil {
+			_ = e.w.Flush() // where the connection is gone, flushing it at the end will tell
+			err = beforeEnd()
+		}
+	}
+	if err == nil {
+		err = writeFrames(e, nar)
+	}
+	e.number(0)
+	return err
+}
+
+// writeFrames sends what r holds in frames.
 func writeFrames(e encoder, r io.Reader) error {
 	frame := make([]byte, frameSize)
 	for {
@@ -114,7 +136,6 @@ func writeFrames(e encoder, r io.Reader) error {
 		case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) && n > 0:
 			err = nil
 		}
-		e.number(0)
 		return err
 	}
 }

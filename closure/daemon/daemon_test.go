@@ -342,6 +342,34 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(data []byte) (int, error) { return f(data) }
 
+func TestAPathIsNotRegisteredBeforeItsLastBytesAreAllowed(t *testing.T) {
+	eachWay(t, func(t *testing.T, store *storetest.Store, c *daemon.Conn) {
+		for _, size := range []int{0, 1, 200 << 10} {
+			info, nar := storetest.Prepare(t, storetest.Text{Name: fmt.Sprint("path-", size), Contents: strings.Repeat("x", size)})
+			other := store.Connect()
+			valid := func() bool {
+				paths, err := other.QueryValidPaths(t.Context(), []storepath.Path{info.Path}, daemon.ValidPathsOptions{})
+				return err == nil && len(paths) == 1
+			}
+			refusal := errors.New("not now")
+			err := c.AddToStoreNar(t.Context(), info, bytes.NewReader(nar), daemon.AddOptions{SkipSignatures: true, BeforeEnd: func() error { return refusal }})
+			if !errors.Is(err, refusal) || valid() {
+				t.Errorf("%d bytes, refused: %v", size, err)
+			}
+			asked := 0
+			err = c.AddToStoreNar(t.Context(), info, bytes.NewReader(nar), daemon.AddOptions{SkipSignatures: true, BeforeEnd: func() error {
+				if asked++; valid() {
+					t.Error("it is registered already")
+				}
+				return nil
+			}})
+			if err != nil || asked != 1 || !valid() {
+				t.Errorf("%d bytes: asked %d times, %v", size, asked, err)
+			}
+		}
+	})
+}
+
 func TestManyPathsArePipelined(t *testing.T) {
 	store := storetest.New(t)
 	c := store.Connect()

@@ -25,7 +25,7 @@ func sample(t testing.TB) (example, []byte) {
 	target = append(append(bytes.Clone(target[10_000:]), text(r, 5000)...), target[:9_000]...)
 	target[100]++
 	target[103] += 2
-	x := example{base, target, mustRefs(t, map[string]string{old: renewed})}
+	x := example{base: base, target: target, refs: mustRefs(t, map[string]string{old: renewed})}
 	delta, stats := roundTrip(t, x, Options{BlockSize: MinBlockSize})
 	if stats.Blocks < 2 || stats.Patched == 0 || stats.Literal == 0 {
 		t.Fatalf("%+v", stats)

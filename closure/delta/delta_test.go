@@ -45,10 +45,12 @@ func mustRefs(t testing.TB, pairs map[string]string) *Refs {
 type example struct {
 	base, target []byte
 	refs         *Refs
+	// at is where the target is expected in the base.
+	at int64
 }
 
 func (x example) input() Input {
-	return Input{Base: bytes.NewReader(x.base), Refs: x.refs, Target: bytes.NewReader(x.target), Size: int64(len(x.target))}
+	return Input{Base: bytes.NewReader(x.base), Refs: x.refs, Target: bytes.NewReader(x.target), Size: int64(len(x.target)), At: x.at}
 }
 
 func (x example) patch(delta []byte) Patch {
@@ -131,7 +133,8 @@ func TestDecodeInvertsEncode(t *testing.T) {
 			if r.IntN(3) == 0 {
 				options.IndexSize, options.CacheSize = 2048, 2048
 			}
-			roundTrip(t, example{base, target, mustRefs(t, pairs)}, options)
+			at := r.Int64N(int64(len(base))+100) - 50
+			roundTrip(t, example{base: base, target: target, refs: mustRefs(t, pairs), at: at}, options)
 		})
 	}
 }
@@ -157,14 +160,21 @@ func TestSizeOfDeltas(t *testing.T) {
 		{"one byte of nothing", example{target: []byte{7}}, 40, true},
 		{"one byte of one byte", example{base: []byte{1}, target: []byte{2}}, 40, true},
 		{"the same", example{base: base, target: base}, 60, true},
-		{"the same, seen through a map of other hashes", example{base, base, mustRefs(t, map[string]string{hashOf(r): old})}, 60, true},
-		{"replaced hashes in a map", example{base, rebuilt, mustRefs(t, map[string]string{old: renewed})}, 60, true},
+		{"the same, seen through a map of other hashes", example{base: base, target: base, refs: mustRefs(t, map[string]string{hashOf(r): old})}, 60, true},
+		{"replaced hashes in a map", example{base: base, target: rebuilt, refs: mustRefs(t, map[string]string{old: renewed})}, 60, true},
 		{"replaced hashes without a map", example{base: base, target: rebuilt}, len(base) / 300, true},
 		{"one byte changed", example{base: base, target: append(append(bytes.Clone(base[:middle]), base[middle]+1), base[middle+1:]...)}, 70, true},
 		{"one byte inserted", example{base: base, target: append(append(bytes.Clone(base[:middle]), 'x'), base[middle:]...)}, 90, false},
 		{"one byte deleted", example{base: base, target: append(bytes.Clone(base[:middle]), base[middle+1:]...)}, 90, false},
 		{"cut at the end", example{base: base, target: base[:middle]}, 60, true},
 		{"grown at the end", example{base: base, target: append(bytes.Clone(base), "new"...)}, 80, true},
+		{"a piece of the middle, expected there", example{base: base, target: base[middle : middle+900_000], at: int64(middle)}, 60, true},
+		{"a piece of the middle with other hashes, expected there", example{base: base, target: rebuilt[middle : middle+900_000], refs: mustRefs(t, map[string]string{old: renewed}), at: int64(middle)}, 70, true},
+		{"a piece of the middle that grows beyond the end", example{base: base, target: append(bytes.Clone(base[middle:]), "new"...), at: int64(middle)}, 80, true},
+		{"a piece of the middle, expected a byte before", example{base: base, target: base[middle : middle+900_000], at: int64(middle) - 1}, 90, false},
+		{"a piece of the middle, expected nowhere", example{base: base, target: base[middle : middle+900_000], at: 1 << 50}, 90, false},
+		{"the same, expected behind the end", example{base: base, target: base, at: int64(len(base))}, 90, false},
+		{"the same, expected before the beginning", example{base: base, target: base, at: -1}, 60, true},
 		{"halves exchanged", example{base: base, target: append(bytes.Clone(base[middle:]), base[:middle]...)}, 120, false},
 		{"twice the same", example{base: base, target: append(bytes.Clone(base), base...)}, 120, false},
 		{"zeros of nothing", example{target: make([]byte, 20<<20)}, 3000, true},

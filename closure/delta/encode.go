@@ -51,6 +51,9 @@ type Input struct {
 	// Target is read in sequence and must have Size bytes.
 	Target io.Reader
 	Size   int64
+	// At is where in the base the target is expected to begin: what the encoder tries first, and goes on with as long as it
+	// explains the target. A wrong one only costs time.
+	At int64
 }
 
 // Stats say what became of a target, in bytes. After an error they say how far it got.
@@ -137,6 +140,7 @@ func (e *Encoder) Encode(dst io.Writer, in Input) (Stats, error) {
 		return Stats{}, fmt.Errorf("delta: encode: a base of %d bytes and a target of %d, not up to %d", size, in.Size, int64(MaxSize))
 	}
 	e.match.reset(in.Base, in.Refs)
+	e.match.pos = max(0, min(in.At, in.Base.Size()))
 	e.out.reset(dst, e.options.BlockSize)
 	err := e.encode(in)
 	if e.match.index.built {

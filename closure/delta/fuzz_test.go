@@ -34,6 +34,9 @@ func FuzzEncode(f *testing.F) {
 		if how&8 != 0 && len(base) >= HashLength && isHashPart(string(base[:HashLength])) {
 			x.refs = mustRefs(t, map[string]string{string(base[:HashLength]): "1111111111111111111111111111111a"})
 		}
+		if len(script) > 0 {
+			x.at = int64(int8(script[len(script)-1])) * int64(len(base)) / 16
+		}
 		var delta, out bytes.Buffer
 		if _, err := encoders[how>>4&3].Encode(&delta, x.input()); err != nil {
 			t.Fatal(err)

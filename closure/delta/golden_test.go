@@ -20,6 +20,8 @@ type vector struct {
 	Refs   map[string]string `json:",omitempty"`
 	Target []byte
 	Delta  []byte
+	// at is where the target was expected when the vector was made; a decoder knows nothing of it.
+	at int64
 }
 
 func makeVectors(t *testing.T) []vector {
@@ -32,6 +34,7 @@ func makeVectors(t *testing.T) []vector {
 		{Rule: "copy alone", Base: []byte("hello"), Target: []byte("hello")},
 		{Rule: "patch", Base: []byte(script), Target: []byte(strings.Replace(script, "exec", "eyec", 1))},
 		{Rule: "reference map", Base: []byte(script), Target: []byte(strings.ReplaceAll(script, old, renewed)), Refs: map[string]string{old: renewed}},
+		{Rule: "seek first", Base: []byte(list + script), Target: []byte(script), at: int64(len(list))},
 		{Rule: "copies, literals, seeks and zstd", Base: []byte(list + script), Target: []byte(script + "new\n" + strings.Repeat("0123456789\n", 30) + list)},
 	}
 	for i, v := range made {
@@ -40,7 +43,7 @@ func makeVectors(t *testing.T) []vector {
 		if strings.Contains(v.Rule, "zstd") {
 			options.Level = LevelDefault
 		}
-		made[i].Delta, _ = roundTrip(t, example{v.Base, v.Target, refs}, options)
+		made[i].Delta, _ = roundTrip(t, example{base: v.Base, target: v.Target, refs: refs, at: v.at}, options)
 	}
 	return made
 }
@@ -63,12 +66,12 @@ func TestGoldenVectors(t *testing.T) {
 	if err := json.Unmarshal(text, &all); err != nil {
 		t.Fatal(err)
 	}
-	if len(all) < 6 {
+	if len(all) < 7 {
 		t.Errorf("%d vectors", len(all))
 	}
 	for _, v := range all {
 		var out bytes.Buffer
-		x := example{v.Base, v.Target, mustRefs(t, v.Refs)}
+		x := example{base: v.Base, target: v.Target, refs: mustRefs(t, v.Refs)}
 		if err := Decode(&out, x.patch(v.Delta), Limits{}); err != nil || !bytes.Equal(out.Bytes(), v.Target) {
 			t.Errorf("%s: %v, %q", v.Rule, err, out.Bytes())
 		}

@@ -78,7 +78,7 @@ func TestHashesAcrossPagesAndWindowsCostNothing(t *testing.T) {
 	for at := minWindow - 16; at+HashLength < len(base); at += minWindow {
 		copy(base[at:], old)
 	}
-	x := example{base, bytes.ReplaceAll(base, []byte(old), []byte(renewed)), mustRefs(t, map[string]string{old: renewed})}
+	x := example{base: base, target: bytes.ReplaceAll(base, []byte(old), []byte(renewed)), refs: mustRefs(t, map[string]string{old: renewed})}
 	if delta, stats := roundTrip(t, x, Options{}); stats.Patched != 0 || len(delta) > 60 {
 		t.Errorf("%d bytes, %+v", len(delta), stats)
 	}

@@ -1,10 +1,13 @@
 package nar
 
 import (
+	"bufio"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"math"
+	"slices"
 	"sort"
 	"sync"
 
@@ -12,45 +15,55 @@ import (
 )
 
 const (
-	// MaxViewStructure bounds what a [View] holds in memory, in bytes: all of the NAR but the contents of files. A directory of a million entries
-	// has some 200 MB of it; no store path of nixpkgs comes near the bound.
+	// MaxViewStructure bounds the part of a NAR that a [View] holds in memory, in bytes: all of it but the contents of files. That is some
+	// 200 bytes an entry, so 150 000 entries; a tree of Linux' sources has 90 000.
 	MaxViewStructure = 32 << 20
-	// openFiles is how many files a View keeps open. Deltas go back and forth between a few.
-	openFiles = 16
+	// viewBuffer is smaller than that of other writers: most store paths have but a few entries, and the structure is in memory anyway.
+	viewBuffer = 512
 )
 
-// View is the NAR of what is at a path, as bytes that can be read at any offset, without the NAR being anywhere. It walks the tree once, when it is
-// opened, and reads files when they are asked for. It is safe for concurrent use.
+// View is the NAR of what is at a path, as bytes that can be read at any offset, without the NAR being anywhere. It looks at the tree once, when it
+// is opened, and reads files when they are asked for. It is safe for concurrent use.
+//
+// It holds the NAR's structure and 24 bytes for each file that is not empty, and keeps up to 64 files and directories open, beside those that are being read.
 type View struct {
 	path string
-	// root is the directory at path; nil where there is none.
-	root *os.Root
 	size int64
 	// structure is the NAR without the contents of files.
 	structure []byte
 	files     []viewFile
+	dirs      []viewDir
 
 	mu sync.Mutex
-	// open are the files that were read last, the newest at the end.
-	open []openFile
+	// open are the files and directories that were used last, the newest at the end.
+	open []*handle
+	// root is the directory at path, -1 before it is needed.
+	root   int
+	closed bool
 }
 
-// viewFile is a file in the NAR: its contents begin at the offset at, and before is what all files before it hold.
+// viewFile is a file that is not empty. Its size is in the structure, right before its contents.
 type viewFile struct {
-	at, size, before int64
-	name             string
+	// at is where its contents begin in the NAR.
+	at int64
+	// skip is where they would begin in the structure, and name where its name is there.
+	skip, name uint32
+	// dir is the directory that it is in, -1 for the root of the tree.
+	dir int32
 }
 
-type openFile struct {
-	index int
-	file  *os.File
+// viewDir is a directory with files or directories in it. The first one is the root of the tree, and has no name.
+type viewDir struct {
+	name   uint32
+	parent int32
 }
 
-// OpenView walks the tree at path as [Dump] does. A tree whose structure exceeds [MaxViewStructure] is an error. Close the View.
+// OpenView looks at the tree at path as [Dump] does, without reading files. It is an error where the structure exceeds [MaxViewStructure]. Close the View.
 func OpenView(path string) (*View, error) {
-	v := &View{path: path}
-	w := NewWriter(&structure{v: v})
-	d := dumper{w: w, file: v.add}
+	v := &View{path: path, root: -1}
+	walk := viewWalk{view: v}
+	w := &Writer{w: bufio.NewWriterSize(&walk, viewBuffer)}
+	d := dumper{w: w, file: walk.add}
 	if err := d.node(unix.AT_FDCWD, path, ""); err != nil {
 		return nil, fmt.Errorf("nar: view %q: %w", path, err)
 	}
@@ -58,52 +71,121 @@ func OpenView(path string) (*View, error) {
 		return nil, fmt.Errorf("nar: view %q: %w", path, err)
 	}
 	v.size = int64(w.Size())
-	if len(v.files) == 0 || v.files[0].name == "" {
-		return v, nil
-	}
-	var err error
-	if v.root, err = os.OpenRoot(path); err != nil {
-		return nil, fmt.Errorf("nar: view: %w", err)
-	}
+	v.structure, v.files, v.dirs = exact(v.structure), exact(v.files), exact(v.dirs)
 	return v, nil
 }
 
-// add records a file of the walk, whose contents the writer does not get.
-func (v *View) add(w *Writer, _ int, _, name string, executable bool, size uint64) error {
-	if err := w.beginFile(name, executable, size); err != nil {
+// exact returns list without the memory that growing it has left over.
+func exact[T any](list []T) []T {
+	if cap(list)-len(list) < len(list)/8 {
+		return list
+	}
+	return append(make([]T, 0, len(list)), list...)
+}
+
+// viewWalk fills a View. What the writer writes is the structure, since it is given no contents.
+type viewWalk struct {
+	view *View
+	// contents is the size of all files so far, in bytes.
+	contents uint64
+	// chain are the directories around the last file, the root first.
+	chain []viewParent
+}
+
+// viewParent is a directory around a file: where its entries begin in the NAR, and its index.
+type viewParent struct {
+	begun uint64
+	dir   int32
+}
+
+func (k *viewWalk) Write(p []byte) (int, error) {
+	v := k.view
+	if len(v.structure)+len(p) > MaxViewStructure {
+		return 0, fmt.Errorf("its structure has more than %d bytes", MaxViewStructure)
+	}
+	if n := cap(v.structure); n-len(v.structure) < len(p) {
+		// By doubling: append copies more often.
+		v.structure = slices.Grow(v.structure, min(max(n, viewBuffer), MaxViewStructure-len(v.structure)))
+	}
+	v.structure = append(v.structure, p...)
+	return len(p), nil
+}
+
+// add records a file.
+func (k *viewWalk) add(w *Writer, _ int, _, path string, executable bool, size uint64) error {
+	if err := w.beginFile(path, executable, size); err != nil {
 		return err
 	}
-	f := viewFile{at: int64(w.Size()), size: int64(size), name: name}
-	if n := len(v.files); n > 0 {
-		f.before = v.files[n-1].before + v.files[n-1].size
+	if size > math.MaxInt64/2-k.contents {
+		return &FormatError{Path: path, Reason: "it is too large"}
 	}
-	v.files = append(v.files, f)
+	if size > 0 {
+		k.record(w, len(path), executable)
+	}
+	k.contents += size
 	w.size += size
 	return w.endFile(size)
 }
 
-// structure takes what a writer writes when it is given no contents.
-type structure struct{ v *View }
-
-func (s *structure) Write(p []byte) (int, error) {
-	if len(s.v.structure)+len(p) > MaxViewStructure {
-		return 0, fmt.Errorf("its structure has more than %d bytes", MaxViewStructure)
+func (k *viewWalk) record(w *Writer, path int, executable bool) {
+	f := viewFile{at: int64(w.size), skip: uint32(w.size - k.contents), dir: -1}
+	if path > 0 {
+		head := strSize("node", "(", "type", "regular", "contents") + 8
+		if executable {
+			head += strSize("executable", "")
+		}
+		f.dir = k.parent(w)
+		f.name = f.skip - uint32(head+strSize(w.open[len(w.open)-1].last))
 	}
-	s.v.structure = append(s.v.structure, p...)
-	return len(p), nil
+	k.view.files = append(k.view.files, f)
+}
+
+// parent returns the directory that the writer is in, and records those that it has not recorded.
+func (k *viewWalk) parent(w *Writer) int32 {
+	n := min(len(k.chain), len(w.open))
+	for n > 0 && k.chain[n-1].begun != w.open[n-1].begun {
+		n--
+	}
+	k.chain = k.chain[:n]
+	for i, d := range w.open[n:] {
+		dir := viewDir{parent: -1}
+		if n+i > 0 {
+			dir.parent = k.chain[n+i-1].dir
+			name := w.open[n+i-1].last
+			// All contents so far lie before the directory: this is the first file in it that has some.
+			dir.name = uint32(d.begun-k.contents) - uint32(strSize(name, "node", "(", "type", "directory"))
+		}
+		k.chain = append(k.chain, viewParent{d.begun, int32(len(k.view.dirs))})
+		k.view.dirs = append(k.view.dirs, dir)
+	}
+	return k.chain[len(k.chain)-1].dir
+}
+
+// strSize is how many bytes strings take.
+func strSize(values ...string) int {
+	size := 0
+	for _, value := range values {
+		size += 8 + len(value) + padding(uint64(len(value)))
+	}
+	return size
 }
 
 // Size is that of the NAR, in bytes.
 func (v *View) Size() int64 { return v.size }
 
-// ReadAt reads the NAR's bytes at an offset, as [io.ReaderAt] says. A file that has changed its size since the walk is an error.
+// ReadAt reads the NAR's bytes at an offset, as [io.ReaderAt] says. A file that is not what it was when the View was opened, or has
+// another size, is an error.
 func (v *View) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, errors.New("nar: view: negative offset")
 	}
+	next := sort.Search(len(v.files), func(i int) bool { return v.files[i].at > off })
 	done := 0
 	for done < len(p) && off < v.size {
-		n, err := v.readPiece(p[done:], off)
+		if next < len(v.files) && off == v.files[next].at {
+			next++
+		}
+		n, err := v.piece(p[done:], off, next)
 		done, off = done+n, off+int64(n)
 		if err != nil {
 			return done, fmt.Errorf("nar: view %q: %w", v.path, err)
@@ -115,110 +197,29 @@ func (v *View) ReadAt(p []byte, off int64) (int, error) {
 	return done, nil
 }
 
-// readPiece reads at most to the end of a file, or to the beginning of the next one.
-func (v *View) readPiece(p []byte, off int64) (int, error) {
-	next := sort.Search(len(v.files), func(i int) bool { return v.files[i].at > off })
-	end, skipped := v.size, int64(0)
+// piece reads up to the end of a file's contents, or to where the contents of the file next begin, which is the first one behind off.
+func (v *View) piece(p []byte, off int64, next int) (int, error) {
+	end, at := v.size, off
 	if next < len(v.files) {
 		end = v.files[next].at
 	}
 	if next > 0 {
 		f := v.files[next-1]
-		if off < f.at+f.size {
-			return v.readFile(next-1, p[:min(int64(len(p)), f.at+f.size-off)], off-f.at)
+		size := v.fileSize(f)
+		if left := f.at + size - off; left > 0 {
+			return v.contents(p[:min(int64(len(p)), left)], off-f.at, next-1)
 		}
-		skipped = f.before + f.size
+		at = int64(f.skip) + off - f.at - size
 	}
-	return copy(p[:min(int64(len(p)), end-off)], v.structure[off-skipped:]), nil
+	return copy(p[:min(int64(len(p)), end-off)], v.structure[at:]), nil
 }
 
-func (v *View) readFile(index int, p []byte, off int64) (int, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	file, err := v.opened(index)
-	if err != nil {
-		return 0, err
-	}
-	n, err := file.ReadAt(p, off)
-	if errors.Is(err, io.EOF) {
-		err = &FormatError{Path: v.files[index].name, Reason: "the file changed while it was read"}
-		if n == len(p) {
-			err = nil
-		}
-	}
-	return n, err
+func (v *View) fileSize(f viewFile) int64 {
+	return int64(binary.LittleEndian.Uint64(v.structure[f.skip-8:]))
 }
 
-// opened returns the file, and makes it the newest. v.mu is held.
-func (v *View) opened(index int) (*os.File, error) {
-	for i := len(v.open) - 1; i >= 0; i-- {
-		if o := v.open[i]; o.index == index {
-			copy(v.open[i:], v.open[i+1:])
-			v.open[len(v.open)-1] = o
-			return o.file, nil
-		}
-	}
-	file, err := v.openFile(v.files[index])
-	if err != nil {
-		return nil, err
-	}
-	if len(v.open) == openFiles {
-		_ = v.open[0].file.Close() // it was only read
-		v.open = v.open[:copy(v.open, v.open[1:])]
-	}
-	v.open = append(v.open, openFile{index, file})
-	return file, nil
-}
-
-func (v *View) openFile(f viewFile) (*os.File, error) {
-	// Should a pipe have taken the file's place, opening it must not wait for a writer.
-	const flags = os.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY
-	var file *os.File
-	var err error
-	if v.root == nil {
-		file, err = os.OpenFile(v.path, flags, 0)
-	} else if err = v.plain(f); err == nil {
-		file, err = v.root.OpenFile(f.name, flags, 0)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return checkFile(file, f)
-}
-
-// plain refuses what has become a symlink: a Root follows those that stay below it, whatever the flags say.
-func (v *View) plain(f viewFile) error {
-	stat, err := v.root.Lstat(f.name)
-	if err == nil && !stat.Mode().IsRegular() {
-		err = &FormatError{Path: f.name, Reason: "the file changed since it was looked at"}
-	}
-	return err
-}
-
-// checkFile closes a file that is not what the walk has seen.
-func checkFile(file *os.File, f viewFile) (*os.File, error) {
-	stat, err := file.Stat()
-	if err == nil && (!stat.Mode().IsRegular() || stat.Size() != f.size) {
-		err = &FormatError{Path: f.name, Reason: "the file changed since it was looked at"}
-	}
-	if err != nil {
-		_ = file.Close() // it was only read
-		return nil, err
-	}
-	return file, nil
-}
-
-// Close closes what is open. Reading afterwards may open it anew.
-func (v *View) Close() error {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	var errs []error
-	for _, o := range v.open {
-		errs = append(errs, o.file.Close())
-	}
-	v.open = nil
-	if v.root != nil {
-		errs = append(errs, v.root.Close())
-	}
-	return errors.Join(errs...)
+// text returns the string at an offset of the structure.
+func (v *View) text(at uint32) string {
+	size := binary.LittleEndian.Uint64(v.structure[at:])
+	return string(v.structure[at+8:][:size])
 }

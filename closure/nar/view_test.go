@@ -2,11 +2,13 @@ package nar
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -14,146 +16,324 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// plant makes a random tree.
-func plant(t testing.TB, r *rand.Rand, dir string, depth int) {
-	t.Helper()
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
+// planter makes random trees.
+type planter struct {
+	*rand.Rand
+	t testing.TB
+}
+
+func (p planter) must(err error) {
+	p.t.Helper()
+	if err != nil {
+		p.t.Fatal(err)
 	}
-	for n := range r.IntN(6) {
-		name := filepath.Join(dir, fmt.Sprintf("%d-\x01\xff %s", n, strings.Repeat("x", r.IntN(20))))
-		var err error
-		switch kind := r.IntN(4); {
-		case kind == 0 && depth > 0:
-			plant(t, r, name, depth-1)
-		case kind == 1:
-			err = os.Symlink("../some where", name)
-		default:
-			data := make([]byte, []int{0, 1, 7, 8, 9, 4095, 70_000}[r.IntN(7)])
-			for i := range data {
-				data[i] = byte(r.Uint32())
+}
+
+// tree makes a tree of what a store path may hold, of any shape.
+func (p planter) tree(dir string, depth int) {
+	p.must(os.Mkdir(dir, 0o755))
+	for n := range p.IntN(9) {
+		path := filepath.Join(dir, p.name(n))
+		switch p.IntN(6) {
+		case 0, 1:
+			if depth > 0 {
+				p.tree(path, depth-1)
 			}
-			err = os.WriteFile(name, data, []os.FileMode{0o644, 0o755}[r.IntN(2)])
-		}
-		if err != nil {
-			t.Fatal(err)
+		case 2:
+			p.must(os.Symlink(strings.Repeat("../", p.IntN(40))+"some where", path))
+		default:
+			p.file(path)
 		}
 	}
 }
 
-func TestAViewIsWhatDumpWrites(t *testing.T) {
-	seed := rand.Uint64()
-	r := rand.New(rand.NewPCG(seed, 1))
-	root := t.TempDir()
-	file, link := filepath.Join(root, "file"), filepath.Join(root, "link")
-	if err := errJoin(os.WriteFile(file, []byte("one file"), 0o755), os.Symlink("file", link)); err != nil {
-		t.Fatal(err)
+// name returns a name of any bytes, or of those that file systems of macOS take.
+func (p planter) name(n int) string {
+	name := fmt.Appendf(nil, "%d", n)
+	for range p.IntN(30) {
+		c := byte(1 + p.IntN(255))
+		if c == '/' || c >= 0x80 && runtime.GOOS == "darwin" {
+			c = '\n'
+		}
+		name = append(name, c)
 	}
-	paths := []string{file, link}
-	for n := range 20 {
+	p.Shuffle(len(name), func(i, k int) { name[i], name[k] = name[k], name[i] })
+	return string(name)
+}
+
+// file makes a file whose size is near a boundary.
+func (p planter) file(path string) {
+	size := []int{0, 1, 7, 8, 9, 15, 16, 17, 4095, 4096, 70_000}[p.IntN(11)]
+	data := make([]byte, size)
+	for i := range data {
+		data[i] = byte(p.Uint32())
+	}
+	p.must(os.WriteFile(path, data, []os.FileMode{0o644, 0o755}[p.IntN(2)]))
+}
+
+// paths are trees, and a file, an empty one, a symlink and an empty directory as store paths of their own.
+func (p planter) paths(trees int) []string {
+	root := p.t.TempDir()
+	file, empty, link, dir := filepath.Join(root, "file"), filepath.Join(root, "empty"), filepath.Join(root, "link"), filepath.Join(root, "dir")
+	p.must(os.WriteFile(file, []byte("one file"), 0o755))
+	p.must(os.WriteFile(empty, nil, 0o644))
+	p.must(os.Symlink("file", link))
+	p.must(os.Mkdir(dir, 0o755))
+	paths := []string{file, empty, link, dir}
+	for n := range trees {
 		dir := filepath.Join(root, fmt.Sprint(n))
-		plant(t, r, dir, 3)
+		p.tree(dir, 4)
 		paths = append(paths, dir)
 	}
-	for _, path := range paths {
-		want := dumped(t, path)
-		v, err := OpenView(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := io.ReadAll(io.NewSectionReader(v, 0, v.Size()))
-		if err != nil || !bytes.Equal(got, want) {
-			t.Fatalf("seed %d: %s: %d bytes, want %d, %v", seed, path, len(got), len(want), err)
-		}
-		var readers sync.WaitGroup
-		for range 4 {
-			offset := r.Int64N(v.Size())
-			length := r.Int64N(v.Size()-offset) + 1
-			readers.Go(func() {
-				part := make([]byte, length)
-				if _, err := v.ReadAt(part, offset); err != nil || !bytes.Equal(part, want[offset:offset+length]) {
-					t.Errorf("seed %d: %s: %d bytes at %d differ: %v", seed, path, length, offset, err)
+	return paths
+}
+
+// eachView calls test with views of random trees.
+func eachView(t *testing.T, trees int, test func(t *testing.T, r *rand.Rand, v *View, want []byte)) {
+	seed := rand.Uint64()
+	p := planter{rand.New(rand.NewPCG(seed, 1)), t}
+	for _, path := range p.paths(trees) {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			defer func() {
+				if t.Failed() {
+					t.Logf("seed %d", seed)
 				}
-			})
-		}
-		readers.Wait()
-		if n, err := v.ReadAt(make([]byte, 10), v.Size()-3); n != 3 || err != io.EOF {
-			t.Errorf("behind the end: %d, %v", n, err)
-		}
+			}()
+			var want bytes.Buffer
+			p.must(Dump(&want, path))
+			v := openView(t, path)
+			if v.Size() != int64(want.Len()) {
+				t.Fatalf("%d bytes, not %d", v.Size(), want.Len())
+			}
+			test(t, p.Rand, v, want.Bytes())
+		})
+	}
+}
+
+func openView(t testing.TB, path string) *View {
+	t.Helper()
+	v, err := OpenView(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
 		if err := v.Close(); err != nil {
 			t.Error(err)
 		}
+	})
+	return v
+}
+
+func TestAViewIsWhatDumpWrites(t *testing.T) {
+	eachView(t, 20, func(t *testing.T, r *rand.Rand, v *View, want []byte) {
+		for _, size := range []int{1 << 20, 1 + r.IntN(5000)} {
+			var got bytes.Buffer
+			_, err := io.CopyBuffer(struct{ io.Writer }{&got}, io.NewSectionReader(v, 0, v.Size()), make([]byte, size))
+			if err != nil || !bytes.Equal(got.Bytes(), want) {
+				t.Errorf("in pieces of %d: %d bytes, not these %d: %v", size, got.Len(), len(want), err)
+			}
+		}
+	})
+}
+
+func TestAViewIsReadFromAnywhereByAnybody(t *testing.T) {
+	eachView(t, 10, func(t *testing.T, r *rand.Rand, v *View, want []byte) {
+		var readers sync.WaitGroup
+		for range 8 {
+			own := rand.New(rand.NewPCG(r.Uint64(), 1))
+			readers.Go(func() { readAnywhere(t, own, v, want) })
+		}
+		readers.Wait()
+	})
+}
+
+func readAnywhere(t *testing.T, r *rand.Rand, v *View, want []byte) {
+	for range 200 {
+		off := r.Int64N(v.Size() + 1)
+		data := make([]byte, r.Int64N(min(v.Size()-off, 1<<uint(r.IntN(18)))+1))
+		if n, err := v.ReadAt(data, off); n != len(data) || err != nil || !bytes.Equal(data, want[off:][:n]) {
+			t.Errorf("%d bytes at %d of %d: %d, %v", len(data), off, v.Size(), n, err)
+			return
+		}
 	}
 }
 
+func TestAViewEndsWhereTheNAREnds(t *testing.T) {
+	eachView(t, 2, func(t *testing.T, _ *rand.Rand, v *View, _ []byte) {
+		for off, want := range map[int64]int{v.Size() - 3: 3, v.Size(): 0, v.Size() + 1: 0, 1 << 62: 0} {
+			if n, err := v.ReadAt(make([]byte, 10), off); n != want || err != io.EOF {
+				t.Errorf("at %d: %d bytes, %v", off, n, err)
+			}
+		}
+		if _, err := v.ReadAt(make([]byte, 1), -1); err == nil || err == io.EOF {
+			t.Errorf("before the beginning: %v", err)
+		}
+	})
+}
+
 func TestAViewNoticesAFileThatChanged(t *testing.T) {
-	for name, change := range map[string]func(path string) error{
-		"longer":         func(path string) error { return os.WriteFile(path, []byte("longer than it was"), 0o644) },
-		"shorter":        func(path string) error { return os.Truncate(path, 3) },
-		"a symlink":      func(path string) error { return errJoin(os.Remove(path), os.Symlink("other", path)) },
-		"a pipe":         func(path string) error { return errJoin(os.Remove(path), unix.Mkfifo(path, 0o644)) },
-		"gone":           os.Remove,
-		"its folder too": func(path string) error { return os.RemoveAll(filepath.Dir(path)) },
+	for name, change := range map[string]func(p planter, path string){
+		"longer":  func(p planter, path string) { p.must(os.WriteFile(path, []byte("longer than it was"), 0o644)) },
+		"shorter": func(p planter, path string) { p.must(os.Truncate(path, 3)) },
+		"a symlink": func(p planter, path string) {
+			p.must(os.Remove(path))
+			p.must(os.Symlink("other", path))
+		},
+		"a pipe": func(p planter, path string) {
+			p.must(os.Remove(path))
+			p.must(unix.Mkfifo(path, 0o644))
+		},
+		"a directory": func(p planter, path string) {
+			p.must(os.Remove(path))
+			p.must(os.Mkdir(path, 0o755))
+		},
+		"gone": func(p planter, path string) { p.must(os.Remove(path)) },
+		"below a symlink": func(p planter, path string) {
+			dir := filepath.Dir(path)
+			p.must(os.Rename(dir, dir+"-elsewhere"))
+			p.must(os.Symlink(filepath.Base(dir)+"-elsewhere", dir))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "tree")
 			path := filepath.Join(dir, "sub", "file")
-			if err := errJoin(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte("as it was"), 0o644), os.WriteFile(dir+"/sub/other", []byte("different"), 0o644)); err != nil {
-				t.Fatal(err)
-			}
-			v, err := OpenView(dir)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer v.Close()
-			if err := change(path); err != nil {
-				t.Fatal(err)
-			}
-			if got, err := io.ReadAll(io.NewSectionReader(v, 0, v.Size())); err == nil {
-				t.Errorf("%d bytes", len(got))
+			p := planter{t: t}
+			p.must(os.MkdirAll(filepath.Dir(path), 0o755))
+			p.must(os.WriteFile(path, []byte("as it was"), 0o644))
+			p.must(os.WriteFile(dir+"/sub/other", []byte("different"), 0o644))
+			v := openView(t, dir)
+			change(p, path)
+			got, err := io.ReadAll(io.NewSectionReader(v, 0, v.Size()))
+			if err == nil || !strings.Contains(err.Error(), "sub") {
+				t.Errorf("%d bytes, %v", len(got), err)
 			}
 		})
 	}
 }
 
-func TestAViewBoundsItsMemory(t *testing.T) {
-	s := structure{v: &View{structure: make([]byte, MaxViewStructure-1)}}
-	if _, err := s.Write([]byte{1}); err != nil {
+func TestAViewNoticesAFileThatShrinksWhileItIsOpen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	p := planter{t: t}
+	p.must(os.WriteFile(path, make([]byte, 1000), 0o644))
+	v := openView(t, path)
+	if _, err := v.ReadAt(make([]byte, 500), 0); err != nil {
+		t.Fatal(err)
+	}
+	p.must(os.Truncate(path, 700))
+	var format *FormatError
+	if _, err := v.ReadAt(make([]byte, 1000), 0); !errors.As(err, &format) {
 		t.Error(err)
 	}
-	if _, err := s.Write([]byte{1}); err == nil {
+}
+
+func TestAViewRefusesWhatNoNARHolds(t *testing.T) {
+	dir := t.TempDir()
+	planter{t: t}.must(unix.Mkfifo(filepath.Join(dir, "pipe"), 0o600))
+	var format *FormatError
+	for _, path := range []string{dir, filepath.Join(dir, "pipe"), "/dev/null"} {
+		if _, err := OpenView(path); !errors.As(err, &format) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if _, err := OpenView(filepath.Join(dir, "nothing")); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+}
+
+func TestAViewBoundsItsMemory(t *testing.T) {
+	w := viewWalk{view: &View{structure: make([]byte, MaxViewStructure-1)}}
+	if _, err := w.Write([]byte{1}); err != nil {
+		t.Error(err)
+	}
+	if _, err := w.Write([]byte{1}); err == nil {
 		t.Error("no bound")
 	}
 }
 
-func errJoin(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func dumped(t *testing.T, path string) []byte {
-	t.Helper()
-	var out bytes.Buffer
-	if err := Dump(&out, path); err != nil {
+func TestAViewKeepsFewFilesOpenAndClosesThem(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "tree")
+	plantMany(t, dir, 150, 3, 100)
+	var want bytes.Buffer
+	if err := Dump(&want, dir); err != nil {
 		t.Fatal(err)
 	}
-	return out.Bytes()
+	before := descriptors(t)
+	v, err := OpenView(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var readers sync.WaitGroup
+	for n := range uint64(4) {
+		readers.Go(func() { readAnywhere(t, rand.New(rand.NewPCG(n, 1)), v, want.Bytes()) })
+	}
+	readers.Wait()
+	// One more is the directory at the path.
+	if n := descriptors(t) - before; n > maxHandles+1 || n < maxHandles/2 {
+		t.Errorf("%d descriptors are open", n)
+	}
+	if err := v.Close(); err != nil {
+		t.Error(err)
+	}
+	if n := descriptors(t) - before; n != 0 {
+		t.Errorf("%d descriptors are left", n)
+	}
+	if _, err := v.ReadAt(make([]byte, v.Size()), 0); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("after the end: %v", err)
+	}
 }
 
-// BenchmarkView reads a store path from the beginning to the end, beside Dump.
+func TestAViewThatIsClosedClosesWhatIsStillRead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	planter{t: t}.must(os.WriteFile(path, []byte("data"), 0o644))
+	before := descriptors(t)
+	v := openView(t, path)
+	h, err := v.acquire(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Close(); err != nil {
+		t.Error(err)
+	}
+	if n, err := pread(h.fd, make([]byte, 4), 0); n != 4 || err != nil {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+	v.release(h)
+	if n := descriptors(t) - before; n != 0 {
+		t.Errorf("%d descriptors are left", n)
+	}
+}
+
+// descriptors is how many this process has.
+func descriptors(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/dev/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+// plantMany makes directories of files, each of size bytes.
+func plantMany(t testing.TB, root string, dirs, files, size int) {
+	t.Helper()
+	data := bytes.Repeat([]byte{0xa5}, size)
+	for d := range dirs {
+		dir := filepath.Join(root, "share", fmt.Sprintf("dir-%d", d))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for f := range files {
+			if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("file-%d.hpp", f)), data, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// BenchmarkView opens a store path of 5000 small files and reads it from the beginning to the end, beside Dump.
 func BenchmarkView(b *testing.B) {
 	dir := filepath.Join(b.TempDir(), "tree")
-	r := rand.New(rand.NewPCG(1, 1))
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		b.Fatal(err)
-	}
-	for n := range 40 {
-		plant(b, r, filepath.Join(dir, fmt.Sprint(n)), 4)
-	}
+	plantMany(b, dir, 100, 50, 3000)
 	size, err := Size(dir)
 	if err != nil {
 		b.Fatal(err)
@@ -168,15 +348,24 @@ func BenchmarkView(b *testing.B) {
 	})
 	b.Run("view", func(b *testing.B) {
 		b.SetBytes(int64(size))
+		buffer := make([]byte, 256<<10)
 		for b.Loop() {
-			v, err := OpenView(dir)
-			if err != nil {
-				b.Fatal(err)
-			}
-			if _, err := io.Copy(io.Discard, io.NewSectionReader(v, 0, v.Size())); err != nil {
+			v := openView(b, dir)
+			if _, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, io.NewSectionReader(v, 0, v.Size()), buffer); err != nil {
 				b.Fatal(err)
 			}
 			v.Close()
 		}
 	})
+}
+
+// BenchmarkViewOfManyEntries opens a directory of 100 000 files.
+func BenchmarkViewOfManyEntries(b *testing.B) {
+	dir := filepath.Join(b.TempDir(), "tree")
+	plantMany(b, dir, 1, 100_000, 1)
+	b.ReportAllocs()
+	for b.Loop() {
+		v := openView(b, dir)
+		b.ReportMetric(float64(cap(v.structure)+24*cap(v.files))/100_000, "held-B/entry")
+	}
 }

@@ -25,6 +25,8 @@ type Writer struct {
 type directory struct {
 	path string
 	last string
+	// begun is how much was written when its first entry began.
+	begun uint64
 }
 
 // NewWriter begins a NAR. Nothing is certain to have reached w before [Writer.Close].
@@ -42,7 +44,7 @@ func (w *Writer) Directory(path string) error {
 		return w.fail(&FormatError{Path: path, Reason: fmt.Sprintf("directories are nested deeper than %d", MaxDepth)})
 	}
 	w.str("(", "type", "directory")
-	w.open = append(w.open, directory{path: path})
+	w.open = append(w.open, directory{path: path, begun: w.size})
 	return w.err
 }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -18,7 +19,12 @@ import (
 	"fleet/push/proto"
 )
 
-const logName = "agent.log"
+const (
+	logName = "agent.log"
+	// memoryLimit is from where on the agent's process collects garbage as often as it takes, in bytes. What a transfer holds, about 100 MiB, is less than half of
+	// it; without a limit, garbage would double that on a host that may have 512 MB.
+	memoryLimit = 224 << 20
+)
 
 // Serve is the agent of the session in dir, which [Start] made. It returns when no client was attached for the session's
 // grace time, when a client has ended the session, and when ctx ends; the session's folder is gone then.
@@ -36,6 +42,7 @@ func Serve(ctx context.Context, host *Host, dir string) (err error) {
 		if err := detach(filepath.Join(dir, logName)); err != nil {
 			return err
 		}
+		debug.SetMemoryLimit(memoryLimit)
 	}
 	listener, err := listen(filepath.Join(dir, socketName), config.Owner)
 	if err != nil {

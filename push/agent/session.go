@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"fleet/closure/daemon"
 	"fleet/closure/storepath"
@@ -26,6 +27,16 @@ type session struct {
 	born guard.Boottime
 	// ending tells the listener that the session is over when its last client leaves.
 	ending func()
+	// ctx is that of what outlives its client's connection, stop ends it, and work is what is under way. close is the end of all three.
+	ctx  context.Context
+	stop context.CancelCauseFunc
+	work sync.WaitGroup
+	// patience is how long a transfer waits for a unit that nobody can bring.
+	patience time.Duration
+
+	// direct says whether paths may be imported without the daemon, where directKnown says that this was looked at. Looking takes a while.
+	looking             sync.Mutex
+	direct, directKnown bool
 
 	mu sync.Mutex
 	// idle are connections to the daemon that nobody uses. None is closed before the session ends, since what was added over it is
@@ -35,17 +46,21 @@ type session struct {
 	roots  *daemon.Conn
 	rooted map[storepath.Path]struct{}
 	// bases are the paths that deltas may be made against.
-	bases map[storepath.Path]storepath.Info
-	// direct says whether paths may be imported without the daemon, where directKnown says that this was looked at.
-	direct, directKnown bool
-	builds              int
+	bases  map[storepath.Path]storepath.Info
+	builds int
+	// transfer is the one that was opened last.
+	transfer *transfer
 }
 
 type method func(ctx context.Context, req *proto.Request) (any, error)
 
 // newSession makes a session of the login user owner, whose own files lie in dir.
 func newSession(host *Host, dir string, owner int) *session {
-	s := &session{host: host, dir: dir, owner: owner, rooted: make(map[storepath.Path]struct{}), bases: make(map[storepath.Path]storepath.Info), ending: func() {}}
+	s := &session{
+		host: host, dir: dir, owner: owner, rooted: make(map[storepath.Path]struct{}), bases: make(map[storepath.Path]storepath.Info),
+		ending: func() {}, patience: unitPatience,
+	}
+	s.ctx, s.stop = context.WithCancelCause(context.Background())
 	if self, err := processOf(os.Getpid()); err == nil {
 		s.born = self.started
 	}
@@ -58,7 +73,7 @@ func newSession(host *Host, dir string, owner int) *session {
 			if err := req.Decode(&params); err != nil {
 				return nil, err
 			}
-			return s.importPaths(ctx, params, req.Stream)
+			return s.importUnits(ctx, params, req.Stream)
 		},
 		proto.MethodExport:       withStream(s.export),
 		proto.MethodClosure:      with(s.closure),
@@ -133,7 +148,19 @@ func withRemedy(err error) error {
 	return &proto.Error{Code: proto.CodeInternal, Message: err.Error(), Remedy: hint.Hint()}
 }
 
+var errSessionOver = proto.Errorf(proto.CodeCancelled, "the session is over")
+
+// close ends what is under way, and gives the protection of paths up.
 func (s *session) close() {
+	s.mu.Lock()
+	s.stop(errSessionOver)
+	s.mu.Unlock()
+	s.work.Wait()
+	s.disconnect()
+}
+
+// disconnect closes the connections to the daemon that nobody uses.
+func (s *session) disconnect() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, conn := range s.idle {
@@ -148,18 +175,29 @@ func (s *session) close() {
 
 // borrow returns a connection to the daemon, to be given back with giveBack.
 func (s *session) borrow(ctx context.Context) (*daemon.Conn, error) {
-	s.mu.Lock()
-	for len(s.idle) > 0 {
-		conn := s.idle[len(s.idle)-1]
-		s.idle = s.idle[:len(s.idle)-1]
-		if conn.Err() == nil {
-			s.mu.Unlock()
+	for {
+		conn := s.takeIdle()
+		if conn == nil {
+			return s.host.OpenStore(ctx)
+		}
+		// That a daemon has died is seen only by whoever asks it something.
+		if _, err := conn.QueryValidPaths(ctx, nil, daemon.ValidPathsOptions{}); err == nil {
 			return conn, nil
 		}
 		_ = conn.Close() // it was lost while idle
 	}
-	s.mu.Unlock()
-	return s.host.OpenStore(ctx)
+}
+
+// takeIdle returns a connection that nobody uses, nil where there is none.
+func (s *session) takeIdle() *daemon.Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.idle) == 0 {
+		return nil
+	}
+	conn := s.idle[len(s.idle)-1]
+	s.idle = s.idle[:len(s.idle)-1]
+	return conn
 }
 
 func (s *session) giveBack(conn *daemon.Conn) {
@@ -172,15 +210,19 @@ func (s *session) giveBack(conn *daemon.Conn) {
 	s.idle = append(s.idle, conn)
 }
 
-// protect adds temporary roots that last as long as the session.
+// protect adds temporary roots that last as long as the session. Where the connection that holds them was lost, another one holds all of them anew.
 func (s *session) protect(ctx context.Context, paths []storepath.Path) (*daemon.Conn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, path := range paths {
 		s.rooted[path] = struct{}{}
 	}
-	if s.roots != nil && s.roots.Err() == nil {
-		return s.roots, s.roots.AddTempRoots(ctx, paths)
+	if s.roots != nil {
+		err := s.roots.AddTempRoots(ctx, paths)
+		if err == nil || s.roots.Err() == nil || ctx.Err() != nil {
+			return s.roots, err
+		}
+		_ = s.roots.Close() // it was lost
 	}
 	conn, err := s.host.OpenStore(ctx)
 	if err != nil {

@@ -3,9 +3,9 @@ package agent
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -56,53 +56,21 @@ func chain(t *testing.T) []sample {
 	return []sample{a, b, c}
 }
 
-// push sends samples and returns which were acknowledged, and the stream's end.
-func push(t *testing.T, client *proto.Client, samples []sample, spoil func(i int, nar []byte) []byte) ([]string, error) {
+// push sends samples and returns which were acknowledged, and how that ended.
+func push(t *testing.T, client *proto.Client, samples []sample) ([]string, error) {
 	t.Helper()
-	stream, err := client.Open(t.Context(), proto.MethodImport, nil)
-	if err != nil {
-		t.Fatal(err)
+	l := &load{nars: make(map[storepath.Path][]byte)}
+	for _, s := range samples {
+		info := infoOf(t, s.info)
+		l.infos = append(l.infos, info)
+		l.nars[info.Path] = s.nar
 	}
-	go func() {
-		w, err := proto.NewImportWriter(stream, 3)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		for i, s := range samples {
-			out, err := w.Begin(s.info)
-			if err != nil {
-				return
-			}
-			data := s.nar
-			if spoil != nil {
-				data = spoil(i, data)
-			}
-			if _, err := out.Write(data); err != nil {
-				return // the agent has ended the stream
-			}
-			if err := w.Flush(); err != nil {
-				break
-			}
-		}
-		_ = w.Close() // a stream that ended early is judged by its result
-		_ = stream.CloseWrite()
-	}()
-	var acked []string
-	dec := json.NewDecoder(stream)
-	for {
-		var ack proto.ImportAck
-		if err := dec.Decode(&ack); err != nil {
-			break
-		}
-		acked = append(acked, ack.Path)
-	}
-	var result proto.ImportResult
-	err = stream.Result(&result)
+	l.pack(t, nil)
+	h, result, err := pushUnits(t, client, rand.Text(), l)
 	if err == nil && int(result.Paths) != len(samples) {
 		t.Errorf("%d paths in the result, want %d", result.Paths, len(samples))
 	}
-	return acked, err
+	return h.paths, err
 }
 
 func paths(samples []sample) []string {
@@ -139,7 +107,7 @@ func TestPathsArriveInAnEmptyStore(t *testing.T) {
 	if diff := cmp.Diff(paths(samples), missing(t, client, paths(samples))); diff != "" {
 		t.Errorf("before: %s", diff)
 	}
-	acked, err := push(t, client, samples, nil)
+	acked, err := push(t, client, samples)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +120,7 @@ func TestPathsArriveInAnEmptyStore(t *testing.T) {
 	if got := read(t, store.Root+samples[0].info.Path); got != "first" {
 		t.Errorf("contents: %q", got)
 	}
-	if _, err := push(t, client, samples, nil); err != nil {
+	if _, err := push(t, client, samples); err != nil {
 		t.Errorf("again: %v", err)
 	}
 	checkClosure(t, client, samples)
@@ -191,7 +159,7 @@ func checkExport(t *testing.T, client *proto.Client, samples []sample) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(s.info, info.PathInfo); diff != "" {
+		if diff := cmp.Diff(s.info, info); diff != "" {
 			t.Errorf("export: %s", diff)
 		}
 		if data, err := io.ReadAll(body); err != nil || !bytes.Equal(data, s.nar) {
@@ -206,110 +174,13 @@ func checkExport(t *testing.T, client *proto.Client, samples []sample) {
 	}
 }
 
-func TestDamagedPathsAreNamedAndNotRegistered(t *testing.T) {
-	storetest.RequireNix(t)
-	flip := func(nar []byte) []byte {
-		nar = bytes.Clone(nar)
-		nar[len(nar)/2] ^= 1
-		return nar
-	}
-	for name, tc := range map[string]struct {
-		change func(samples []sample)
-		spoil  func(i int, nar []byte) []byte
-		code   proto.ErrorCode
-		path   int
-		acked  int
-	}{
-		"a changed byte": {
-			spoil: func(i int, nar []byte) []byte {
-				if i == 1 {
-					return flip(nar)
-				}
-				return nar
-			}, code: proto.CodeCorrupt, path: 1, acked: 1,
-		},
-		"a changed size in a large NAR": {
-			spoil: func(i int, nar []byte) []byte {
-				if i == 2 {
-					nar = bytes.Clone(nar)
-					nar[8+16+8+8+8+8+8+8+8+8+6] ^= 1 // a high byte of the contents' length
-				}
-				return nar
-			}, code: proto.CodeCorrupt, path: 2, acked: 2,
-		},
-		"a changed byte in a large NAR": {
-			spoil: func(i int, nar []byte) []byte {
-				if i == 2 {
-					return flip(nar)
-				}
-				return nar
-			}, code: proto.CodeCorrupt, path: 2, acked: 2,
-		},
-		"a NAR that is none": {
-			change: func(samples []sample) {
-				s := &samples[2]
-				s.nar = []byte("not a NAR at all, but its hash is right")
-				sum := sha256.Sum256(s.nar)
-				s.info.NarHash, s.info.NarSize = hex.EncodeToString(sum[:]), uint64(len(s.nar))
-			}, code: proto.CodeCorrupt, path: 2, acked: 2,
-		},
-		"a cut stream": {
-			spoil: func(i int, nar []byte) []byte {
-				if i == 2 {
-					return nar[:len(nar)/2]
-				}
-				return nar
-			}, code: proto.CodeCorrupt, path: 2, acked: 2,
-		},
-		"a reference that nobody has": {
-			change: func(samples []sample) {
-				samples[1].info.References = []string{"/nix/store/" + strings.Repeat("z", 32) + "-gone"}
-			}, code: proto.CodeNotFound, path: 1, acked: 1,
-		},
-		"a path outside of the store": {
-			change: func(samples []sample) { samples[0].info.Path = "/etc/passwd" }, code: proto.CodeCorrupt, path: -1,
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			host := testHost(t)
-			chrootStore(t, host)
-			client, _ := connect(t, host)
-			samples := chain(t)
-			if tc.change != nil {
-				tc.change(samples)
-			}
-			acked, err := push(t, client, samples, tc.spoil)
-			e, ok := errors.AsType[*proto.Error](err)
-			if !ok || e.Code != tc.code {
-				t.Fatalf("got %v", err)
-			}
-			if tc.path >= 0 {
-				var data proto.PathData
-				if json.Unmarshal(e.Data, &data); data.Path != samples[tc.path].info.Path {
-					t.Errorf("the error names %q: %v", data.Path, e)
-				}
-			}
-			if len(acked) > tc.acked {
-				t.Errorf("%d paths were acknowledged", len(acked))
-			}
-			good := chain(t)
-			if left := missing(t, client, paths(good[:tc.acked])); tc.path >= 0 && len(left) != 0 {
-				t.Errorf("paths before the damage are missing: %q", left)
-			}
-			if _, err := push(t, client, good, nil); err != nil {
-				t.Errorf("the session does not go on: %v", err)
-			}
-		})
-	}
-}
-
 func TestSubstituteReportsWhatNobodyHas(t *testing.T) {
 	storetest.RequireNix(t)
 	host := testHost(t)
 	chrootStore(t, host)
 	client, _ := connect(t, host)
 	samples := chain(t)
-	if _, err := push(t, client, samples[:1], nil); err != nil {
+	if _, err := push(t, client, samples[:1]); err != nil {
 		t.Fatal(err)
 	}
 	var result proto.SubstituteResult
@@ -328,7 +199,7 @@ func TestRootsAreReplacedAtOnce(t *testing.T) {
 	chrootStore(t, host)
 	client, _ := connect(t, host)
 	samples := chain(t)
-	if _, err := push(t, client, samples, nil); err != nil {
+	if _, err := push(t, client, samples); err != nil {
 		t.Fatal(err)
 	}
 	for _, s := range samples {
@@ -456,25 +327,17 @@ func TestInfoDescribesTheHost(t *testing.T) {
 func TestAFullStoreIsNamed(t *testing.T) {
 	storetest.RequireNix(t)
 	requireRoot(t)
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=3m"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	dir := smallDisk(t, "3m")
 	host := testHost(t)
 	host.OpenStore = func(ctx context.Context) (*daemon.Conn, error) {
 		return daemon.Open(ctx, daemon.Options{Store: dir})
 	}
 	client, _ := connect(t, host)
-	_, err := push(t, client, chain(t), nil)
+	_, err := push(t, client, chain(t))
 	if e, ok := errors.AsType[*proto.Error](err); !ok || e.Code != proto.CodeStoreFull || !strings.Contains(e.Remedy, "nix-collect-garbage") {
 		t.Errorf("got %v", err)
 	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		t.Fatal(err)
-	}
-	if free := st.Bavail * uint64(st.Bsize); free < 1<<20 {
+	if free := freeBytes(t, dir); free < 1<<20 {
 		t.Errorf("the path that did not fit still fills the store: %d bytes are free", free)
 	}
 }
@@ -490,7 +353,7 @@ func TestAnUntrustedUserIsToldWhatToConfigure(t *testing.T) {
 	}
 	client, _ := connect(t, host)
 	samples := chain(t)
-	_, err := push(t, client, samples, nil)
+	_, err := push(t, client, samples)
 	e, ok := errors.AsType[*proto.Error](err)
 	if !ok || e.Code != proto.CodeNotTrusted {
 		t.Fatalf("got %v", err)
@@ -500,6 +363,26 @@ func TestAnUntrustedUserIsToldWhatToConfigure(t *testing.T) {
 			t.Errorf("the remedy does not name %s: %s", want, e.Remedy)
 		}
 	}
+}
+
+// smallDisk is a folder of a file system of that size.
+func smallDisk(t *testing.T, size string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+func freeBytes(t *testing.T, dir string) uint64 {
+	t.Helper()
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Bavail * uint64(st.Bsize)
 }
 
 func requireRoot(t *testing.T) {

@@ -1,370 +1,351 @@
 package agent
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"maps"
-	"path/filepath"
-	"slices"
 	"sync"
+	"time"
 
-	"fleet/closure"
-	"fleet/closure/daemon"
-	"fleet/closure/delta"
-	"fleet/closure/direct"
-	"fleet/closure/nar"
 	"fleet/closure/storepath"
 	"fleet/push/proto"
 )
 
 const (
-	// importMemory bounds the NARs that wait for a daemon, in bytes: an agent shares a host of 512 MB with what it is there for.
-	importMemory = 32 << 20
-	// importConnections is how many daemons import at once. Each is busy with one path after the other, mostly with waiting for the disk.
-	importConnections = 4
-	// directBytes is from how much on the daemon is done without, where that is allowed, in bytes of NARs.
-	directBytes = 16 << 20
-	// exportLevel is zstd's level for what goes back to the operator.
-	exportLevel = 3
-	// flushEvery is how many bytes of NAR are exported between two flushes.
-	flushEvery = 1 << 20
-	// wholeNAR is how large a NAR may be that is in memory as a whole, and checked, before the daemon hears of it, in bytes.
-	wholeNAR = 4 << 20
+	// unitPatience is how long a unit may be missing while no channel can bring it. A new channel is opened in less.
+	unitPatience = 30 * time.Second
+	// ackBatch is how many paths are reported at once.
+	ackBatch = 256
 )
 
-// importPaths reads paths in the import format, lets daemons register them, references first, and acknowledges each one once it
-// is registered. Paths that were acknowledged stay when a later one fails.
-func (s *session) importPaths(ctx context.Context, req proto.ImportRequest, stream io.ReadWriter) (proto.ImportResult, error) {
-	reader, err := proto.NewImportReader(stream)
-	if err != nil {
-		return proto.ImportResult{}, err
-	}
-	defer reader.Close()
-	decoder, err := delta.NewDecoder(delta.Limits{})
-	if err != nil {
-		return proto.ImportResult{}, err
-	}
-	im := &importer{session: s, acks: json.NewEncoder(stream), decoder: decoder, begun: map[storepath.Path]uint64{}}
-	im.store = s.openImport(ctx, req, im.registered)
-	err = im.receive(ctx, reader)
-	// What has arrived stays, whatever came after it.
-	if waitErr := im.store.Wait(); err == nil {
-		err = waitErr
-	}
-	closeErr := im.store.Close()
-	err = errors.Join(im.explain(err), im.ackErr, closeErr)
-	if proto.CodeOf(err) == proto.CodeStoreFull {
-		s.clearUnfinished(ctx, slices.Collect(maps.Keys(im.begun)))
-	}
-	return im.result, err
-}
+// transfer is one push: its units come over channels, and go to an intake in order. It lives in the session, whatever becomes of the connections, until
+// it has ended; how that was is kept until another one is opened, since the connection may have been lost just before.
+type transfer struct {
+	name     string
+	patience time.Duration
+	// cancel ends the taking of units, for a reason that is the transfer's error then.
+	cancel context.CancelCauseFunc
 
-// pathImporter takes paths, references first: [closure.Importer] or [direct.Importer].
-type pathImporter interface {
-	Import(info storepath.Info, nar io.Reader) error
-	Wait() error
-	Close() error
-}
-
-// openImport chooses who imports. Without the daemon it is faster by as much as is imported, and begins later. The session protects the paths in any case.
-func (s *session) openImport(ctx context.Context, req proto.ImportRequest, done func(storepath.Path)) pathImporter {
-	if req.Bytes >= directBytes && s.host.StoreRoot == "" && s.mayImportDirectly(ctx) {
-		return direct.New(ctx, direct.Options{Memory: importMemory, Protected: true, Done: done})
-	}
-	return closure.NewImporter(ctx, closure.ImportOptions{
-		Open: s.borrow, Release: s.giveBack, SkipSignatures: true, Connections: importConnections, Memory: importMemory, Done: done,
-	})
-}
-
-// mayImportDirectly looks once whether the host allows it.
-func (s *session) mayImportDirectly(ctx context.Context) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.directKnown {
-		s.direct, s.directKnown = direct.Possible(ctx, direct.Options{}) == nil, ctx.Err() == nil
-	}
-	return s.direct
-}
-
-// importer is one import.
-type importer struct {
-	session *session
-	store   pathImporter
-	decoder *delta.Decoder
-
-	mu   sync.Mutex
-	acks *json.Encoder
-	// begun are the sizes of the paths that were given to the daemons and are not registered yet.
-	begun  map[storepath.Path]uint64
+	mu sync.Mutex
+	// changed is closed, and replaced, when something below changes.
+	changed chan struct{}
+	// attempt numbers the times that channel 0 was opened, and attached are the channels of the last one.
+	attempt  int
+	attached map[int]*channel
+	units    reorder
+	// acks are the paths that are registered, in that order.
+	acks  []storepath.Path
+	ended bool
+	// result and err are set when it ends.
 	result proto.ImportResult
-	ackErr error
+	err    error
 }
 
-// receive reads paths to the stream's end and gives them to the daemons.
-func (im *importer) receive(ctx context.Context, reader *proto.ImportReader) error {
-	for {
-		entry, body, err := reader.Next()
-		switch {
-		case err == io.EOF:
-			return nil
-		case errors.Is(err, io.ErrUnexpectedEOF):
-			return proto.Errorf(proto.CodeCorrupt, "the stream of paths was cut: %v", err)
-		case err != nil:
-			return streamError(err)
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		}
-		info, err := fromWire(entry.PathInfo)
-		if err != nil {
-			return proto.Errorf(proto.CodeCorrupt, "metadata of %.200q: %v", entry.Path, err)
-		}
-		if err := im.session.protectNew(ctx, info.Path); err != nil {
-			return err
-		}
-		im.mu.Lock()
-		im.begun[info.Path] = info.NarSize
-		im.mu.Unlock()
-		if err := im.add(info, entry, body); err != nil {
-			return err
-		}
+func newTransfer(name string, patience time.Duration, cancel context.CancelCauseFunc) *transfer {
+	return &transfer{name: name, patience: patience, cancel: cancel, changed: make(chan struct{}), attached: make(map[int]*channel)}
+}
+
+// lock locks the transfer for a change that others wait for.
+func (t *transfer) lock() (unlock func()) {
+	t.mu.Lock()
+	return func() {
+		close(t.changed)
+		t.changed = make(chan struct{})
+		t.mu.Unlock()
 	}
 }
 
-// streamError is the code of what could not be read: the stream's own error, or contents that are not in the format.
-func streamError(err error) error {
-	if _, ok := errors.AsType[*proto.Error](err); ok || errors.Is(err, proto.ErrLost) || errors.Is(err, context.Canceled) {
-		return err
+var (
+	errSuperseded = proto.Errorf(proto.CodeCancelled, "another connection goes on with the transfer")
+	errAbandoned  = proto.Errorf(proto.CodeCancelled, "another transfer has begun")
+	errNotOpen    = proto.Errorf(proto.CodeCancelled, "channel 0 of the transfer is not open in this attempt")
+)
+
+// attach makes a channel one of the transfer's, and says which unit should come next. Channel 0 cuts off the channels of earlier attempts.
+func (t *transfer) attach(ch *channel, req proto.ImportRequest) (next uint32, err error) {
+	defer t.lock()()
+	if ch.number > 0 {
+		if t.attached[0] == nil || req.Attempt != t.attempt {
+			return 0, errNotOpen
+		}
+		if t.attached[ch.number] != nil {
+			return 0, proto.Errorf(proto.CodeUsage, "channel %d of the transfer is open already", ch.number)
+		}
+		t.attached[ch.number] = ch
+		return 0, nil
 	}
-	return proto.Errorf(proto.CodeCorrupt, "%v", err)
+	if req.Attempt <= t.attempt {
+		return 0, errSuperseded
+	}
+	if req.Acked > len(t.acks) {
+		return 0, proto.Errorf(proto.CodeUsage, "%d paths were reported, not %d", len(t.acks), req.Acked)
+	}
+	for _, old := range t.attached {
+		old.superseded = true
+		old.stream.Cancel()
+	}
+	t.attempt, t.attached = req.Attempt, map[int]*channel{0: ch}
+	return t.units.restart(), nil
 }
 
-// add gives a path to the daemons, which have not yet registered it then.
-func (im *importer) add(info storepath.Info, entry proto.ImportEntry, body io.Reader) error {
-	produce := func(w io.Writer) error { _, err := io.Copy(w, body); return err }
-	if entry.Base != "" {
-		base, err := im.open(info, entry)
-		if err != nil {
-			return damaged(info, err)
-		}
-		defer base.Close()
-		produce = func(w io.Writer) error { return im.decode(w, info, base, body) }
+// detach forgets a channel that has ended.
+func (t *transfer) detach(ch *channel) {
+	defer t.lock()()
+	if t.current(ch) {
+		delete(t.attached, ch.number)
 	}
-	if info.NarSize > wholeNAR {
-		return im.addLarge(info, produce)
-	}
-	whole := bytes.NewBuffer(make([]byte, 0, info.NarSize))
-	if err := produce(whole); err != nil {
-		return damaged(info, err)
-	}
-	return im.store.Import(info, whole)
 }
 
-// addLarge lets the NAR flow through. The daemon checks its hash before it registers the path; but it believes what a NAR says of a file's size, and would make
-// room for exabytes.
-func (im *importer) addLarge(info storepath.Info, produce func(io.Writer) error) error {
-	raw, rawWriter := io.Pipe()
-	checked, checkedWriter := io.Pipe()
-	var stages sync.WaitGroup
-	var produceErr, checkErr error
-	stages.Go(func() {
-		produceErr = produce(rawWriter)
-		rawWriter.CloseWithError(produceErr)
-	})
-	stages.Go(func() {
-		checkErr = copyGuarded(checkedWriter, info, raw)
-		raw.CloseWithError(errNotWanted) // nothing more is read of a NAR that is none
-		checkedWriter.CloseWithError(checkErr)
-	})
-	err := im.store.Import(info, checked)
-	checked.CloseWithError(errNotWanted)
-	stages.Wait()
-	// What has gone wrong first explains the rest.
-	for _, first := range []error{produceErr, checkErr} {
-		if first != nil && !errors.Is(first, errNotWanted) {
-			return damaged(info, first)
-		}
+// current says whether a channel was not superseded or detached. The lock is held.
+func (t *transfer) current(ch *channel) bool { return t.attached[ch.number] == ch }
+
+// answer is the error that a channel ends with; err is that of its connection.
+func (t *transfer) answer(ch *channel, err error) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case ch.superseded:
+		return errSuperseded
+	case t.ended:
+		return t.err
 	}
 	return err
 }
 
-var errNotWanted = errors.New("the daemon does not want the rest")
-
-// basis is what a path is made from.
-type basis struct {
-	*nar.View
-	refs  *delta.Refs
-	entry proto.ImportEntry
+// state says whether nobody has the transfer open, whether it has ended, and until when that holds.
+func (t *transfer) state() (abandoned, ended bool, changed <-chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.attached[0] == nil, t.ended, t.changed
 }
 
-// open opens what a path's delta was made against: one of the paths that the host has said it has.
-func (im *importer) open(info storepath.Info, entry proto.ImportEntry) (*basis, error) {
-	path, err := storepath.Parse(entry.Base)
-	if err != nil {
-		return nil, err
-	}
-	base, accepted := im.session.base(path)
-	if !accepted {
-		return nil, fmt.Errorf("its delta is made against %s, which was not agreed on", path)
-	}
-	refs, err := delta.NewRefs(proto.ReferenceMap(path.Hash(), info.Path.Hash(), entry.Was, hashes(info.References)))
-	if err != nil {
-		return nil, err
-	}
-	view, err := nar.OpenView(filepath.Join("/", im.session.host.StoreRoot, path.String()))
-	if err != nil {
-		return nil, err
-	}
-	if uint64(view.Size()) != base.NarSize {
-		return nil, errors.Join(fmt.Errorf("the host's %s has changed: its NAR has %d bytes, not %d", path, view.Size(), base.NarSize), view.Close())
-	}
-	return &basis{view, refs, entry}, nil
-}
-
-func hashes(paths []storepath.Path) []string {
-	texts := make([]string, len(paths))
-	for i, path := range paths {
-		texts[i] = path.Hash()
-	}
-	return texts
-}
-
-// decode writes the NAR that the delta makes of the base.
-func (im *importer) decode(w io.Writer, info storepath.Info, base *basis, body io.Reader) error {
-	return im.decoder.Decode(w, delta.Patch{Base: base, Refs: base.refs, Delta: body, Size: int64(info.NarSize)})
-}
-
-// damaged is the error for a NAR that did not arrive as it was announced.
-func damaged(info storepath.Info, err error) error {
-	if _, ok := errors.AsType[*proto.Error](err); ok || errors.Is(err, proto.ErrLost) || errors.Is(err, context.Canceled) {
-		return err
-	}
-	return pathError(proto.CodeCorrupt, info.Path.String(), "the NAR of %s was damaged on its way: %v", info.Path, err)
-}
-
-// explain gives an importer's error its code.
-func (im *importer) explain(err error) error {
-	if corrupt, ok := errors.AsType[*closure.CorruptError](err); ok {
-		return damaged(storepath.Info{Path: corrupt.Path}, corrupt)
-	}
-	if lacks, ok := errors.AsType[*direct.ReferenceError](err); ok {
-		return pathError(proto.CodeNotFound, lacks.Path.String(), "%v", lacks)
-	}
-	failed, ok := errors.AsType[*closure.ImportError](err)
-	if !ok && err != nil && direct.IsFull(err) {
-		return fullStore("", err.Error())
-	}
-	if !ok {
-		return err
-	}
-	if _, ours := errors.AsType[*proto.Error](err); ours {
-		return err
-	}
-	if refused, ok := errors.AsType[*daemon.Error](err); ok {
-		return im.session.explainStore(failed.Path.String(), refused)
-	}
-	if closed, ok := errors.AsType[*daemon.ClosedError](err); ok {
-		return closed
-	}
-	return damaged(storepath.Info{Path: failed.Path}, failed.Err)
-}
-
-// copyGuarded copies a NAR and ends in an error where it is none, or has another size than the announced one.
-func copyGuarded(w io.Writer, info storepath.Info, body io.Reader) error {
-	guard := sizeGuard{Writer: nar.NewWriter(w), limit: info.NarSize}
-	if err := nar.Parse(body, guard); err != nil {
-		return err
-	}
-	return guard.Close()
-}
-
-// sizeGuard refuses a file that is larger than the rest of its NAR.
-type sizeGuard struct {
-	*nar.Writer
-	limit uint64
-}
-
-func (g sizeGuard) File(path string, executable bool, size uint64, contents io.Reader) error {
-	if g.Size() > g.limit || size > g.limit-g.Size() {
-		return fmt.Errorf("file %q has %d bytes in a NAR of %d", path, size, g.limit)
-	}
-	return g.Writer.File(path, executable, size, contents)
-}
-
-// registered tells the client of a path that is registered.
-func (im *importer) registered(path storepath.Path) {
-	im.mu.Lock()
-	defer im.mu.Unlock()
-	im.result.Paths++
-	im.result.Bytes += im.begun[path]
-	delete(im.begun, path)
-	if err := im.acks.Encode(proto.ImportAck{Path: path.String()}); err != nil && im.ackErr == nil {
-		im.ackErr = err
+// admit waits until there is room for a unit.
+func (t *transfer) admit(ctx context.Context, ch *channel, head proto.UnitHead) error {
+	for {
+		ok, changed, err := t.tryAdmit(ch, head)
+		if ok || err != nil {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
 }
 
-// export sends paths in the import format, references first, whatever their order in the request.
-func (s *session) export(ctx context.Context, req proto.ExportRequest, w io.Writer) (result proto.ImportResult, err error) {
-	infos, err := s.pathInfos(ctx, req.Paths)
-	if err != nil {
-		return result, err
+func (t *transfer) tryAdmit(ch *channel, head proto.UnitHead) (ok bool, changed <-chan struct{}, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.current(ch) || t.ended {
+		return false, nil, errSuperseded
 	}
-	conn, err := s.borrow(ctx)
-	if err != nil {
-		return result, err
+	ok, err = t.units.admit(head.Number, head.Length)
+	if waits := !ok && err == nil; waits != ch.waits {
+		ch.waits = waits
+		// Whoever looks for a unit that nobody can bring wants to know.
+		close(t.changed)
+		t.changed = make(chan struct{})
 	}
-	defer s.giveBack(conn)
-	writer, err := proto.NewImportWriter(w, exportLevel)
-	if err != nil {
-		return result, err
+	return ok, t.changed, err
+}
+
+func (t *transfer) put(ch *channel, number uint32, unit []byte) {
+	defer t.lock()()
+	if t.current(ch) {
+		t.units.put(number, unit)
 	}
-	defer func() { err = errors.Join(err, writer.Close()) }()
-	var unflushed uint64
-	for _, info := range infos {
-		nar, err := writer.Begin(toWire(info))
+}
+
+func (t *transfer) withdraw(ch *channel, number uint32) {
+	defer t.lock()()
+	if t.current(ch) {
+		t.units.withdraw(number)
+	}
+}
+
+// finished says that a channel brings nothing more.
+func (t *transfer) finished(ch *channel) {
+	defer t.lock()()
+	ch.done = true
+}
+
+// finishUnits takes the end of the units.
+func (t *transfer) finishUnits(ch *channel, units uint32) error {
+	defer t.lock()()
+	if !t.current(ch) {
+		return errSuperseded
+	}
+	if ch.number > 0 {
+		return fmt.Errorf("the end of the units came over channel %d", ch.number)
+	}
+	ch.done = true
+	return t.units.finish(units)
+}
+
+// failFrom ends the transfer for what came over a channel.
+func (t *transfer) failFrom(ch *channel, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.current(ch) {
+		t.cancel(err)
+	}
+}
+
+// take waits for the next unit. It returns nil where there are no more.
+func (t *transfer) take(ctx context.Context) ([]byte, error) {
+	for {
+		unit, missing, changed := t.tryTake()
+		if unit != nil || missing == nil {
+			return unit, nil
+		}
+		var patience <-chan time.Time
+		if missing.nobody {
+			patience = time.After(t.patience)
+		}
+		select {
+		case <-changed:
+		case <-patience:
+			return nil, proto.Errorf(proto.CodeCorrupt, "unit %d of the push has not come", missing.number)
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// gap is a unit that has not come; nobody says that no channel can bring it.
+type gap struct {
+	number uint32
+	nobody bool
+}
+
+func (t *transfer) tryTake() ([]byte, *gap, <-chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.units.complete() {
+		return nil, nil, nil
+	}
+	if unit, ok := t.units.take(); ok {
+		close(t.changed)
+		t.changed = make(chan struct{})
+		return unit, nil, nil
+	}
+	// Without channel 0 the client has gone, and may come back.
+	nobody := t.attached[0] != nil
+	for _, ch := range t.attached {
+		nobody = nobody && (ch.waits || ch.done)
+	}
+	return nil, &gap{t.units.next, nobody}, t.changed
+}
+
+// used says that the unit that was taken last is not needed any more.
+func (t *transfer) used() {
+	defer t.lock()()
+	t.units.done()
+}
+
+// registered notes a path that is registered.
+func (t *transfer) registered(path storepath.Path) {
+	defer t.lock()()
+	t.acks = append(t.acks, path)
+}
+
+// end notes how the transfer has ended, and lets go of what it holds.
+func (t *transfer) end(result proto.ImportResult, err error) {
+	defer t.lock()()
+	t.ended, t.result, t.err = true, result, err
+	t.units.held, t.units.coming = nil, nil
+	for _, ch := range t.attached {
+		if ch.number > 0 {
+			ch.stream.Cancel()
+		}
+	}
+}
+
+// news is what a client has not heard of yet.
+type news struct {
+	received uint32
+	acks     []storepath.Path
+}
+
+func (t *transfer) news(said reported) (n news, changed <-chan struct{}, ended bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n = news{received: t.units.received(), acks: t.acks[said.acked:min(len(t.acks), said.acked+ackBatch)]}
+	return n, t.changed, t.ended
+}
+
+// transferFor finds the transfer that a channel belongs to, or opens it.
+func (s *session) transferFor(ctx context.Context, req proto.ImportRequest) (*transfer, error) {
+	for {
+		t, changed, err := s.tryTransfer(req)
+		if t != nil || err != nil {
+			return t, err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// tryTransfer is transferFor, but does not wait where another transfer is open. It ends one that nobody goes on with.
+func (s *session) tryTransfer(req proto.ImportRequest) (*transfer, <-chan struct{}, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last := s.transfer
+	switch {
+	case s.ctx.Err() != nil:
+		return nil, nil, context.Cause(s.ctx)
+	case last != nil && last.name == req.Transfer:
+		return last, nil, nil
+	case req.Channel > 0 || req.Attempt > 1:
+		return nil, nil, proto.Errorf(proto.CodeNotFound, "the agent does not know the transfer: it is another one than before")
+	}
+	if last != nil {
+		abandoned, ended, changed := last.state()
+		if abandoned && !ended {
+			last.cancel(errAbandoned)
+		}
+		if !ended {
+			return nil, changed, nil
+		}
+	}
+	ctx, cancel := context.WithCancelCause(s.ctx)
+	s.transfer = newTransfer(req.Transfer, s.patience, cancel)
+	t := s.transfer
+	s.work.Go(func() {
+		defer cancel(nil)
+		s.runTransfer(ctx, t, req)
+	})
+	return t, nil, nil
+}
+
+// runTransfer takes units in order, until they or the transfer end.
+func (s *session) runTransfer(ctx context.Context, t *transfer, req proto.ImportRequest) {
+	in := s.openIntake(ctx, req, t.registered)
+	err := t.feed(ctx, in)
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	result, err := in.close(s.ctx, err)
+	t.end(result, err)
+}
+
+// feed hands units to an intake, to the last one.
+func (t *transfer) feed(ctx context.Context, in *intake) error {
+	for {
+		unit, err := t.take(ctx)
 		if err != nil {
-			return result, err
+			return err
 		}
-		if err := conn.NarFromPath(ctx, info.Path, nar); err != nil {
-			return result, fmt.Errorf("read %s: %w", info.Path, err)
+		if unit == nil {
+			return in.unpacker.End()
 		}
-		if unflushed += info.NarSize; unflushed >= flushEvery {
-			if err := writer.Flush(); err != nil {
-				return result, err
-			}
-			unflushed = 0
+		err = in.unpacker.Unit(unit)
+		t.used()
+		if err != nil {
+			return err
 		}
-		result.Paths++
-		result.Bytes += info.NarSize
 	}
-	return result, nil
-}
-
-// pathInfos returns the infos of paths that must all be valid.
-func (s *session) pathInfos(ctx context.Context, texts []string) ([]storepath.Info, error) {
-	paths, err := parsePaths(texts)
-	if err != nil {
-		return nil, proto.Errorf(proto.CodeUsage, "%v", err)
-	}
-	conn, err := s.protect(ctx, paths)
-	if err != nil {
-		return nil, err
-	}
-	byPath, err := conn.QueryPathInfos(ctx, paths)
-	if err != nil {
-		return nil, err
-	}
-	infos := make([]storepath.Info, 0, len(byPath))
-	for _, path := range paths {
-		info, ok := byPath[path]
-		if !ok {
-			return nil, pathError(proto.CodeNotFound, path.String(), "path %s is not valid on the host", path)
-		}
-		infos = append(infos, info)
-		delete(byPath, path)
-	}
-	return referencesFirst(infos), nil
 }

@@ -25,7 +25,7 @@ func (s *session) clearUnfinished(ctx context.Context, paths []storepath.Path) {
 		delete(s.rooted, path)
 	}
 	s.mu.Unlock()
-	s.close()
+	s.disconnect()
 	conn, err := s.host.OpenStore(ctx)
 	if err != nil {
 		return // the full store is the error that counts

@@ -13,69 +13,19 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// The format of [MethodImport] and [MethodExport] is a sequence of zstd frames that hold paths, references first. Each path
-// is a big-endian u32 length, that many bytes of [ImportEntry] as JSON, and exactly NarSize bytes of NAR, or Delta bytes of a delta (closure/delta). A
-// length of zero ends it, so that a stream that was cut never looks complete. Frames may end anywhere, also within a NAR.
+// The format of [MethodExport] is one zstd stream of paths, references first. Each
+// is a big-endian u32 length, that many bytes of [PathInfo] as JSON, and exactly NarSize bytes of NAR. A length of
+// zero ends it, so that a stream that was cut never looks complete.
 const (
 	// maxImportHeader bounds a path's metadata, in bytes.
 	maxImportHeader = 4 << 20
-	// ImportWindow is the largest zstd window, in bytes. It bounds the reader's memory.
-	ImportWindow = 8 << 20
+	// importWindow is the zstd window of both sides, in bytes. It bounds the reader's memory.
+	importWindow = 8 << 20
 	// maxNarSize bounds what a header may announce, in bytes; it only keeps arithmetic safe.
 	maxNarSize = 1 << 50
 )
 
-// ImportEntry is what the import format says of a path.
-type ImportEntry struct {
-	PathInfo
-	// Base is the path whose NAR a delta is made against; empty where the NAR itself follows.
-	Base string `json:"base,omitempty"`
-	// Was are the hash parts of what had the references' places in the base, in their order, and empty where there is none. With that of Base itself they are
-	// the delta's reference map.
-	Was []string `json:"was,omitempty"`
-	// Delta is the delta's size, in bytes.
-	Delta uint64 `json:"delta,omitempty"`
-}
-
-// body is the size of what follows the entry, in bytes.
-func (e ImportEntry) body() uint64 {
-	if e.Base != "" {
-		return e.Delta
-	}
-	return e.NarSize
-}
-
-// ReferenceMap is the reference map of a path's delta, as both sides have it: hash parts as they are in the base, and what has taken their places. base and
-// path are the hash parts of the two paths, was is [ImportEntry.Was], and references are those of the path. Where two came from one, the first one counts.
-func ReferenceMap(base, path string, was, references []string) map[string]string {
-	pairs := map[string]string{base: path}
-	for i, old := range was {
-		if _, taken := pairs[old]; old != "" && !taken && i < len(references) {
-			pairs[old] = references[i]
-		}
-	}
-	return pairs
-}
-
-// AppendImportEntry appends an entry in the import format, without its NAR or delta.
-func AppendImportEntry(dst []byte, e ImportEntry) ([]byte, error) {
-	if err := checkImportEntry(e); err != nil {
-		return dst, err
-	}
-	text, err := json.Marshal(e)
-	if err != nil {
-		return dst, err
-	}
-	if len(text) > maxImportHeader {
-		return dst, fmt.Errorf("metadata of %q has %d bytes, the limit is %d", e.Path, len(text), maxImportHeader)
-	}
-	return append(binary.BigEndian.AppendUint32(dst, uint32(len(text))), text...), nil
-}
-
-// AppendImportEnd appends what ends the import format.
-func AppendImportEnd(dst []byte) []byte { return binary.BigEndian.AppendUint32(dst, 0) }
-
-// ImportWriter writes paths in the import format, as one frame and without deltas.
+// ImportWriter writes paths in the import format.
 type ImportWriter struct {
 	z    *zstd.Encoder
 	left uint64
@@ -87,7 +37,7 @@ type ImportWriter struct {
 func NewImportWriter(w io.Writer, level int) (*ImportWriter, error) {
 	z, err := zstd.NewWriter(w,
 		zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)),
-		zstd.WithWindowSize(ImportWindow),
+		zstd.WithWindowSize(importWindow),
 		zstd.WithEncoderCRC(false), // every NAR has its SHA-256
 		zstd.WithEncoderConcurrency(2))
 	if err != nil {
@@ -102,12 +52,19 @@ func (w *ImportWriter) Begin(info PathInfo) (io.Writer, error) {
 	if err := w.complete(); err != nil {
 		return nil, err
 	}
-	head, err := AppendImportEntry(nil, ImportEntry{PathInfo: info})
+	if err := checkImportInfo(info); err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(info)
 	if err != nil {
 		return nil, err
 	}
+	if len(text) > maxImportHeader {
+		return nil, fmt.Errorf("metadata of %q has %d bytes, the limit is %d", info.Path, len(text), maxImportHeader)
+	}
 	w.left, w.path = info.NarSize, info.Path
-	w.write(head)
+	w.write(binary.BigEndian.AppendUint32(nil, uint32(len(text))))
+	w.write(text)
 	return importNAR{w}, w.err
 }
 
@@ -124,7 +81,7 @@ func (w *ImportWriter) Flush() error {
 func (w *ImportWriter) Close() error {
 	err := w.complete()
 	if err == nil {
-		w.write(AppendImportEnd(nil))
+		w.write([]byte{0, 0, 0, 0})
 		err = w.err
 	}
 	if w.err == nil {
@@ -173,8 +130,8 @@ type ImportReader struct {
 // NewImportReader reads from r. Close it to release its memory.
 func NewImportReader(r io.Reader) (*ImportReader, error) {
 	z, err := zstd.NewReader(r,
-		zstd.WithDecoderMaxWindow(ImportWindow),
-		zstd.WithDecoderMaxMemory(4*ImportWindow),
+		zstd.WithDecoderMaxWindow(importWindow),
+		zstd.WithDecoderMaxMemory(4*importWindow),
 		// The window is small enough that moving it costs more than holding it twice.
 		zstd.WithDecoderLowmem(false),
 		zstd.WithDecoderConcurrency(1))
@@ -184,48 +141,48 @@ func NewImportReader(r io.Reader) (*ImportReader, error) {
 	return &ImportReader{z: z, br: bufio.NewReaderSize(z, 64<<10)}, nil
 }
 
-// Next returns the next path and its NAR or delta, which is exactly NarSize or Delta bytes or an error; neither is verified. What
-// was not read of the previous one is skipped. It returns [io.EOF] at the stream's end and
+// Next returns the next path and its NAR, which is exactly NarSize bytes or an error; neither is verified. What
+// was not read of the previous NAR is skipped. It returns [io.EOF] at the stream's end and
 // [io.ErrUnexpectedEOF], wrapped, where the stream was cut.
-func (r *ImportReader) Next() (ImportEntry, io.Reader, error) {
+func (r *ImportReader) Next() (PathInfo, io.Reader, error) {
 	if r.err != nil {
-		return ImportEntry{}, nil, r.err
+		return PathInfo{}, nil, r.err
 	}
-	entry, err := r.next()
+	info, err := r.next()
 	if err != nil {
 		r.err = err
-		return ImportEntry{}, nil, err
+		return PathInfo{}, nil, err
 	}
-	return entry, importBody{r}, nil
+	return info, importBody{r}, nil
 }
 
-func (r *ImportReader) next() (ImportEntry, error) {
+func (r *ImportReader) next() (PathInfo, error) {
 	if r.left > 0 {
 		if _, err := io.Copy(io.Discard, importBody{r}); err != nil {
-			return ImportEntry{}, err
+			return PathInfo{}, err
 		}
 	}
 	var head [4]byte
 	if _, err := io.ReadFull(r.br, head[:]); err != nil {
-		return ImportEntry{}, cutError(err)
+		return PathInfo{}, cutError(err)
 	}
 	length := binary.BigEndian.Uint32(head[:])
 	if length == 0 {
-		return ImportEntry{}, io.EOF
+		return PathInfo{}, io.EOF
 	}
 	if length > maxImportHeader {
-		return ImportEntry{}, fmt.Errorf("read import stream: metadata of %d bytes, the limit is %d", length, maxImportHeader)
+		return PathInfo{}, fmt.Errorf("read import stream: metadata of %d bytes, the limit is %d", length, maxImportHeader)
 	}
 	// The buffer grows with what really arrives, not with what was announced.
 	var text bytes.Buffer
 	if _, err := io.CopyN(&text, r.br, int64(length)); err != nil {
-		return ImportEntry{}, cutError(err)
+		return PathInfo{}, cutError(err)
 	}
 	return r.parse(text.Bytes())
 }
 
-func (r *ImportReader) parse(text []byte) (ImportEntry, error) {
-	var info ImportEntry
+func (r *ImportReader) parse(text []byte) (PathInfo, error) {
+	var info PathInfo
 	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&info); err != nil {
@@ -234,10 +191,10 @@ func (r *ImportReader) parse(text []byte) (ImportEntry, error) {
 	if dec.InputOffset() != int64(len(text)) {
 		return info, errors.New("read import stream: more than one value in a path's metadata")
 	}
-	if err := checkImportEntry(info); err != nil {
+	if err := checkImportInfo(info); err != nil {
 		return info, fmt.Errorf("read import stream: %w", err)
 	}
-	r.left = info.body()
+	r.left = info.NarSize
 	return info, nil
 }
 
@@ -273,17 +230,6 @@ func cutError(err error) error {
 		err = io.ErrUnexpectedEOF
 	}
 	return fmt.Errorf("read import stream: %w", err)
-}
-
-// checkImportEntry checks that an entry says what follows it.
-func checkImportEntry(e ImportEntry) error {
-	if (e.Base == "") != (e.Delta == 0) || e.Delta > maxNarSize {
-		return fmt.Errorf("metadata of %.300q: a delta of %d bytes against %.300q", e.Path, e.Delta, e.Base)
-	}
-	if e.Base == "" && len(e.Was) > 0 || len(e.Was) > len(e.References) {
-		return fmt.Errorf("metadata of %.300q: %d earlier references for %d", e.Path, len(e.Was), len(e.References))
-	}
-	return checkImportInfo(e.PathInfo)
 }
 
 // checkImportInfo checks what this package needs; whether paths are store paths is the importer's to check.

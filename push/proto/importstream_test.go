@@ -146,10 +146,10 @@ func TestAReaderRefusesWhatIsTooLarge(t *testing.T) {
 		return b.Bytes()
 	}
 	for name, raw := range map[string][]byte{
-		"a header of 4 GiB":   frame(ImportWindow, []byte{0xff, 0xff, 0xff, 0xff}),
+		"a header of 4 GiB":   frame(importWindow, []byte{0xff, 0xff, 0xff, 0xff}),
 		"a window of 128 MiB": frame(128<<20, make([]byte, 64<<20)),
-		"unknown fields":      frame(ImportWindow, []byte{0, 0, 0, 9}, []byte(`{"bad":1}`)),
-		"two values":          frame(ImportWindow, []byte{0, 0, 0, 4}, []byte(`{}{}`)),
+		"unknown fields":      frame(importWindow, []byte{0, 0, 0, 9}, []byte(`{"bad":1}`)),
+		"two values":          frame(importWindow, []byte{0, 0, 0, 4}, []byte(`{}{}`)),
 		"no zstd":             []byte("plain text, not zstd"),
 	} {
 		t.Run(name, func(t *testing.T) {

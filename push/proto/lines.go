@@ -1,6 +1,7 @@
 package proto
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,8 +10,12 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// maxLines bounds what a [Lines] unpacks to, in bytes: four times the paths of the largest closures.
-const maxLines = 16 << 20
+const (
+	// maxLines bounds what a [Lines] unpacks to, in bytes: four times the paths of the largest closures.
+	maxLines = 16 << 20
+	// maxLineCount bounds how many lines there are, since each costs more memory than its text.
+	maxLineCount = 1 << 18
+)
 
 // Lines is a list of texts without line breaks, such as the names of ten thousand paths. It crosses as one compressed text, which takes a third of the
 // bytes: a list of paths is most of what a push of nothing sends.
@@ -53,11 +58,15 @@ func (l *Lines) UnmarshalJSON(text []byte) error {
 	if err != nil {
 		return fmt.Errorf("decode list: %w", err)
 	}
-	*l = strings.Split(string(plain), "\n")
-	for _, line := range *l {
+	if n := bytes.Count(plain, []byte("\n")); n >= maxLineCount {
+		return fmt.Errorf("decode list: %d lines, the limit is %d", n+1, maxLineCount)
+	}
+	lines := strings.Split(string(plain), "\n")
+	for _, line := range lines {
 		if line == "" {
 			return errors.New("decode list: an empty line")
 		}
 	}
+	*l = lines
 	return nil
 }

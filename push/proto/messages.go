@@ -19,7 +19,8 @@ const (
 	MethodMissing = "store.missing"
 	// MethodSubstitute: [SubstituteRequest] → [SubstituteResult] of what no substituter had.
 	MethodSubstitute = "store.substitute"
-	// MethodImport: [ImportRequest], data to the agent: a zstd stream of paths in dependency order; data from the agent: one ack a path, JSON lines of [ImportAck] → [ImportResult].
+	// MethodImport: [ImportRequest], data to the agent: units ([UnitWriter]); data from the agent on channel 0: JSON lines of [ImportEvent] → [ImportResult] on
+	// channel 0, and nothing on the others.
 	MethodImport = "store.import"
 	// MethodExport: [ExportRequest], data from the agent in the import format → [ImportResult].
 	MethodExport = "store.export"
@@ -190,15 +191,38 @@ type SubstituteRequest struct {
 	Paths []string `json:"paths"`
 }
 
-// ImportRequest says what is about to be sent, so that the agent can choose how it takes that: paths, and the bytes of their NARs.
+// MaxChannels is how many channels of one transfer may be open, each in a connection of its own.
+const MaxChannels = 8
+
+// ImportRequest opens a channel of a transfer: of the units of one push, which may come over several channels, and over several connections one after the
+// other. Units are numbered from 0. Each channel carries ascending numbers, and a unit comes over one channel.
+//
+// Channel 0 opens the transfer, and with a higher attempt goes on with it; whatever was attached before is cut off. What came then and was not yet in
+// order is forgotten: sending begins again at [ImportEvent.Next]. The others join the current attempt once that event came. One transfer is open in a session at a time: a
+// new one waits for one that is attached, and ends one that is not.
 type ImportRequest struct {
-	Paths uint64 `json:"paths"`
-	Bytes uint64 `json:"bytes"`
+	// Transfer is the random name of the transfer: 16 to 64 lower-case letters and digits.
+	Transfer string `json:"transfer"`
+	// Channel is 0 to [MaxChannels] - 1.
+	Channel int `json:"channel,omitempty"`
+	// Attempt is 1 where channel 0 opens a transfer, and higher each time that it goes on. An agent that does not know the transfer then answers with
+	// [CodeNotFound]: it is another agent, and the push begins anew with [MethodMissing].
+	Attempt int `json:"attempt"`
+	// Acked is how many paths of the transfer were reported in earlier attempts; the others follow. For channel 0.
+	Acked int `json:"acked,omitempty"`
+	// Paths and Bytes, of NARs, are what the transfer will hold, so that the agent can choose how it takes that. For channel 0 of the first attempt.
+	Paths uint64 `json:"paths,omitempty"`
+	Bytes uint64 `json:"bytes,omitempty"`
 }
 
-// ImportAck says that a path is registered and protected.
-type ImportAck struct {
-	Path string `json:"path"`
+// ImportEvent is one line that channel 0 of a transfer says. One field is set.
+type ImportEvent struct {
+	// Next is the number of the unit that is expected, in the first line alone.
+	Next *uint32 `json:"next,omitempty"`
+	// Received is how many units have come in order: all with lower numbers need not be sent again to this agent.
+	Received uint32 `json:"received,omitempty"`
+	// Path is a store path that is registered and protected.
+	Path string `json:"path,omitempty"`
 }
 
 // ImportResult counts what was transferred: paths, and the bytes of their NARs.

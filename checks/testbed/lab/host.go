@@ -281,5 +281,6 @@ func (h *Host) Remove(ctx context.Context) error {
 		return err
 	}
 	h.removeCgroup(ctx)
+	h.removeBounds()
 	return os.RemoveAll(h.path())
 }

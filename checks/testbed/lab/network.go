@@ -89,9 +89,14 @@ ip -n "$1" address add "$4/24" dev eth0
 ip -n "$1" link set eth0 up`, h.netNS(), h.lab.bridgeNS(), h.veth(), h.Spec.Address, h.mac(), h.Spec.Address6())
 }
 
+// ends are the two ends of the host's link, each as namespace and device.
+func (h *Host) ends() [2][2]string {
+	return [...][2]string{{h.netNS(), "eth0"}, {h.lab.bridgeNS(), h.veth()}}
+}
+
 // Limit bounds the host's link to a rate of tc's notation ("100mbit") in both directions; empty lifts the bound.
 func (h *Host) Limit(ctx context.Context, rate string) error {
-	for _, link := range [][2]string{{h.netNS(), "eth0"}, {h.lab.bridgeNS(), h.veth()}} {
+	for _, link := range h.ends() {
 		args := []string{"ip", "netns", "exec", link[0], "tc", "qdisc", "replace", "dev", link[1], "root", "tbf", "rate", rate, "burst", "256kbit", "latency", "300ms"}
 		if rate == "" {
 			args = []string{"ip", "netns", "exec", link[0], "tc", "qdisc", "del", "dev", link[1], "root"}

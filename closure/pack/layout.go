@@ -1,0 +1,154 @@
+package pack
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"maps"
+	"slices"
+
+	"fleet/closure/storepath"
+)
+
+// Spec says what a unit holds: several small paths, whole, or one segment of a large path, which is the only item then.
+type Spec struct {
+	Items []Item
+	// Segment counts from 0. It is 0 for small paths.
+	Segment int
+}
+
+const (
+	// batchTarget is the mean size of batches that are not cut for other reasons, in bytes of NARs: large enough that paths
+	// compress as they do together, small enough that two hosts which miss almost the same share most units.
+	batchTarget = 6 << 20
+	// pathWeight is what a path counts beside its NAR: its share of the text.
+	pathWeight = 512
+)
+
+// NAR returns how many bytes of NARs the unit describes.
+func (s Spec) NAR() uint64 {
+	if s.segmented() {
+		size := s.Items[0].Info.NarSize
+		return min(SegmentSize, size-min(size, uint64(s.Segment)*SegmentSize))
+	}
+	total := uint64(0)
+	for _, item := range s.Items {
+		total += item.Info.NarSize
+	}
+	return total
+}
+
+func (s Spec) segmented() bool { return len(s.Items) == 1 && s.Items[0].large() }
+
+// segments returns how many units a large path has.
+func segments(size uint64) int { return int((size + SegmentSize - 1) / SegmentSize) }
+
+// Layout cuts a list of paths, references first, into units. What it returns is references first too, but not in the same
+// order: small paths wait for each other as long as no large path refers to one of them. Where a batch ends is chosen by
+// the paths' hashes, so the batches of two lists that differ in some places are the same everywhere else.
+func Layout(items []Item) []Spec {
+	l := layout{pending: make(map[storepath.Path]bool)}
+	for _, item := range items {
+		if !item.large() {
+			l.small(item)
+			continue
+		}
+		if slices.ContainsFunc(item.Info.References, func(ref storepath.Path) bool { return l.pending[ref] }) {
+			l.cut()
+		}
+		for n := range segments(item.Info.NarSize) {
+			l.specs = append(l.specs, Spec{Items: []Item{item}, Segment: n})
+		}
+	}
+	l.cut()
+	return l.specs
+}
+
+type layout struct {
+	specs []Spec
+	// batch are the small paths that wait, with pending by name.
+	batch      []Item
+	pending    map[storepath.Path]bool
+	nar, names uint64
+}
+
+func (l *layout) small(item Item) {
+	// What the path may add to the names of a unit: itself, its base, its references and their predecessors.
+	names := 2 + 2*uint64(len(item.Info.References)) + uint64(len(item.Refs)) + uint64(len(item.Info.Signatures))
+	if len(l.batch) == maxBatch || l.nar+item.Info.NarSize > maxBatchNAR || l.names+names > maxHashes/2 {
+		l.cut()
+	}
+	l.batch = append(l.batch, item)
+	l.pending[item.Info.Path] = true
+	l.nar += item.Info.NarSize
+	l.names += names
+	if last(item) {
+		l.cut()
+	}
+}
+
+func (l *layout) cut() {
+	if len(l.batch) == 0 {
+		return
+	}
+	l.specs = append(l.specs, Spec{Items: l.batch})
+	l.batch, l.nar, l.names = nil, 0, 0
+	clear(l.pending)
+}
+
+// last says whether a batch ends after this path: with a probability that grows with its size, and by nothing but itself.
+func last(item Item) bool {
+	const bits = 32
+	sum := sha256.Sum256([]byte(item.Info.Path.Base()))
+	chance := (item.Info.NarSize + pathWeight) << bits / batchTarget
+	return uint64(binary.BigEndian.Uint32(sum[:])) < chance
+}
+
+// Key identifies the bytes of a unit, beside the level: equal keys, equal bytes.
+func (s Spec) Key() [sha256.Size]byte {
+	k := key{[]byte("fleet unit 1\n")}
+	k.number(uint64(s.Segment))
+	k.number(uint64(len(s.Items)))
+	for _, item := range s.Items {
+		k.info(item.Info)
+		k.contents(item.Base)
+		k.number(uint64(len(item.Refs)))
+		for _, from := range slices.Sorted(maps.Keys(item.Refs)) {
+			k.text(from)
+			k.text(item.Refs[from])
+		}
+	}
+	return sha256.Sum256(k.data)
+}
+
+// key collects what is hashed, each text with its length.
+type key struct {
+	data []byte
+}
+
+func (k *key) number(n uint64) { k.data = binary.AppendUvarint(k.data, n) }
+
+func (k *key) text(text string) {
+	k.number(uint64(len(text)))
+	k.data = append(k.data, text...)
+}
+
+// contents are what matters of a base.
+func (k *key) contents(info storepath.Info) {
+	k.text(info.Path.Base())
+	k.data = append(k.data, info.NarHash[:]...)
+	k.number(info.NarSize)
+}
+
+func (k *key) info(info storepath.Info) {
+	k.contents(info)
+	k.number(uint64(len(info.References)))
+	for _, ref := range info.References {
+		k.text(ref.Base())
+	}
+	k.text(info.Deriver.Base())
+	k.number(uint64(len(info.Signatures)))
+	for _, signature := range info.Signatures {
+		k.text(signature)
+	}
+	k.text(info.CA)
+}

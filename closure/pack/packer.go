@@ -1,0 +1,199 @@
+package pack
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/klauspost/compress/zstd"
+
+	"fleet/closure/delta"
+	"fleet/closure/storepath"
+)
+
+// Packer makes units. It keeps its buffers and must not be used concurrently: there is one for each worker.
+//
+// It holds up to 130 MiB, most of it what compares a segment with its base, and the encoder of the last level.
+type Packer struct {
+	views Views
+	// zstd is the encoder of level, nil before the first unit.
+	zstd  *zstd.Encoder
+	level Level
+	delta *delta.Encoder
+	// nar holds what a unit describes, bodies how, content and packed the frame.
+	nar, bodies, content, packed []byte
+	// made is a delta, old a piece of a base.
+	made bytes.Buffer
+	old  []byte
+}
+
+// NewPacker returns a packer that reads paths through views.
+func NewPacker(views Views) *Packer { return &Packer{views: views} }
+
+// Close frees what the packer holds.
+func (p *Packer) Close() {
+	views := p.views
+	if p.zstd != nil {
+		// There is nothing to flush: it only ever made whole frames.
+		_ = p.zstd.Close()
+	}
+	*p = Packer{views: views}
+}
+
+// Pack makes the unit of a spec. Where a base does not help, or cannot be read any more, the unit does without it. The error is a
+// [*ReadError] where a path cannot be read, and that of the context once it has ended.
+func (p *Packer) Pack(ctx context.Context, spec Spec, level Level) (Unit, error) {
+	if err := p.prepare(spec, level); err != nil {
+		return Unit{}, err
+	}
+	if spec.segmented() {
+		return p.segment(ctx, spec)
+	}
+	return p.batch(ctx, spec)
+}
+
+func (p *Packer) prepare(spec Spec, level Level) error {
+	if level < Fastest || level >= levels {
+		return fmt.Errorf("pack: there is no %v", level)
+	}
+	switch {
+	case len(spec.Items) == 0 || len(spec.Items) > maxBatch || spec.Segment < 0:
+		return fmt.Errorf("pack: a unit of %d paths and segment %d", len(spec.Items), spec.Segment)
+	case spec.segmented() && spec.Segment >= segments(spec.Items[0].Info.NarSize):
+		return fmt.Errorf("pack: %q has no segment %d", spec.Items[0].Info.Path, spec.Segment)
+	case !spec.segmented() && (slices.ContainsFunc(spec.Items, Item.large) || spec.NAR() > maxBatchNAR || spec.Segment != 0):
+		return fmt.Errorf("pack: a batch of %d bytes, or with a path that is not small", spec.NAR())
+	}
+	if p.zstd != nil && p.level == level {
+		return nil
+	}
+	p.level = level
+	var err error
+	if p.zstd, err = newCompressor(level); err != nil {
+		return fmt.Errorf("pack: %w", err)
+	}
+	return nil
+}
+
+// finish compresses what was described.
+func (p *Packer) finish(kind byte, raw, text []byte) []byte {
+	p.content = append(append(p.content[:0], text...), p.bodies...)
+	p.packed = p.zstd.EncodeAll(p.content, p.packed[:0])
+	return join(kind, raw, p.packed)
+}
+
+func (p *Packer) batch(ctx context.Context, spec Spec) (Unit, error) {
+	unit := Unit{NAR: spec.NAR()}
+	p.bodies = p.bodies[:0]
+	entries := make([]entry, 0, len(spec.Items))
+	for _, item := range spec.Items {
+		if err := ctx.Err(); err != nil {
+			return Unit{}, context.Cause(ctx)
+		}
+		e := newEntry(item)
+		if err := p.small(&e, item); err != nil {
+			return Unit{}, err
+		}
+		if e.body != bodyPlain {
+			unit.Delta += e.info.NarSize
+		} else {
+			// A base that nothing comes from is not worth its hash.
+			e.base, e.refs = storepath.Path{}, nil
+		}
+		entries = append(entries, e)
+	}
+	raw, text, err := writeHead(entries)
+	if err != nil {
+		return Unit{}, err
+	}
+	unit.Bytes = p.finish(kindBatch, raw, text)
+	return unit, nil
+}
+
+// small describes a small path.
+func (p *Packer) small(e *entry, item Item) error {
+	nar, err := p.read(item.Info, 0, item.Info.NarSize)
+	if err != nil {
+		return err
+	}
+	if base := p.base(*e, maxSmallBase); base != nil {
+		defer base.Close()
+		if e.baseSize == e.info.NarSize && p.equal(base, nar, 0) {
+			e.body = bodySame
+			return nil
+		}
+		if stats, ok := p.describe(base, nar, 0); ok && pays(stats, int64(len(nar))) {
+			e.body = bodyDelta
+			p.bodies = append(p.bodies, p.made.Bytes()...)
+			return nil
+		}
+	}
+	p.bodies = append(p.bodies, nar...)
+	return nil
+}
+
+// pays says whether the delta of a small path is worth it. New bytes become shorter in it as they do without it; patches and
+// instructions hardly become shorter at all, so they count three times.
+func pays(stats delta.Stats, size int64) bool {
+	return stats.Literal+3*(stats.Written-stats.Literal) < size
+}
+
+// read returns a piece of the NAR of a path, valid until the next call.
+func (p *Packer) read(info storepath.Info, off, size uint64) ([]byte, error) {
+	view, err := p.views.Open(info.Path)
+	if err != nil {
+		return nil, &ReadError{info.Path, err}
+	}
+	defer view.Close()
+	if have := view.Size(); uint64(have) != info.NarSize {
+		return nil, &ReadError{info.Path, fmt.Errorf("its NAR has %d bytes, not %d as the store says: it was changed", have, info.NarSize)}
+	}
+	p.nar = slices.Grow(p.nar[:0], int(size))[:size]
+	if n, err := view.ReadAt(p.nar, int64(off)); n < len(p.nar) {
+		if err == nil || errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return nil, &ReadError{info.Path, err}
+	}
+	return p.nar, nil
+}
+
+// segment describes a segment of a large path. A delta of mostly new bytes competes with the segment as it is.
+func (p *Packer) segment(ctx context.Context, spec Spec) (Unit, error) {
+	if err := ctx.Err(); err != nil {
+		return Unit{}, context.Cause(ctx)
+	}
+	item := spec.Items[0]
+	unit := Unit{NAR: spec.NAR()}
+	off := uint64(spec.Segment) * SegmentSize
+	nar, err := p.read(item.Info, off, unit.NAR)
+	if err != nil {
+		return Unit{}, err
+	}
+	e := newEntry(item)
+	sure := p.piece(&e, nar, int64(off))
+	if e.body != bodyPlain {
+		unit.Delta = unit.NAR
+		if unit.Bytes, err = p.finishSegment(e, spec.Segment); err != nil || sure {
+			return unit, err
+		}
+	}
+	e.body, p.bodies = bodyPlain, append(p.bodies[:0], nar...)
+	plain, err := p.finishSegment(e, spec.Segment)
+	if unit.Bytes == nil || len(plain) <= len(unit.Bytes) {
+		unit.Bytes, unit.Delta = plain, 0
+	}
+	return unit, err
+}
+
+func (p *Packer) finishSegment(e entry, segment int) ([]byte, error) {
+	if segment > 0 {
+		raw, text, err := writeFurther(e, segment)
+		return p.finish(kindFurther, raw, text), err
+	}
+	raw, text, err := writeHead([]entry{e})
+	return p.finish(kindFirst, raw, text), err
+}

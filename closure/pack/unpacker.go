@@ -1,0 +1,414 @@
+package pack
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"io"
+	"slices"
+
+	"github.com/klauspost/compress/zstd"
+
+	"fleet/closure/delta"
+	"fleet/closure/storepath"
+)
+
+// Sink takes NARs one after the other, references first. Path returns once it has read nar to its end, or with an error. It
+// verifies what it reads: nobody has before. Reading fails where the NAR cannot be completed.
+type Sink interface {
+	Path(ctx context.Context, info storepath.Info, nar io.Reader) error
+}
+
+// Unpacker takes the units of one push in order. It must not be used concurrently.
+//
+// It holds at most 24 MiB beside the unit that it is given: what the unit's compressed part holds, what the delta decoder needs,
+// and a table of the paths that came. A large path's [Sink.Path] runs in a goroutine of its own until its last segment, an error, or Close.
+type Unpacker struct {
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	views  Views
+	sink   Sink
+	zstd   *zstd.Decoder
+	delta  *delta.Decoder
+	// content is what a unit holds, nar the NAR of a small path, or a piece of a large one.
+	content, nar []byte
+	// seen has the paths that came, by a hash that nobody can foresee.
+	seen  map[uint64]struct{}
+	seed  maphash.Seed
+	large *largePath
+	err   error
+}
+
+var errClosed = errors.New("the push was given up")
+
+// NewUnpacker returns an unpacker. ctx is that of the whole push. The caller calls Close in any case.
+func NewUnpacker(ctx context.Context, views Views, sink Sink) *Unpacker {
+	u := &Unpacker{views: views, sink: sink, seen: make(map[uint64]struct{}), seed: maphash.MakeSeed()}
+	u.ctx, u.cancel = context.WithCancelCause(ctx)
+	return u
+}
+
+// Unit takes the next unit, and returns when it was handed on. It keeps nothing of b. An error is a [*PathError] where it
+// concerns one path, a [*FormatError] where the unit or its place are wrong, else the cause of the context's end. After an error nothing more is taken.
+func (u *Unpacker) Unit(b []byte) error {
+	if u.err != nil {
+		return u.err
+	}
+	if u.err = context.Cause(u.ctx); u.err == nil {
+		u.err = u.unit(b)
+	}
+	if u.err != nil {
+		u.abandon(u.err)
+	}
+	return u.err
+}
+
+// End says that the last unit came. It returns after the last [Sink.Path]. A path that is not complete is an error.
+func (u *Unpacker) End() error {
+	if u.err == nil && u.large != nil {
+		u.err = formatError("the push ends within %q, after %d of %d segments", u.large.info.Path, u.large.next, u.large.segments())
+		u.abandon(u.err)
+	}
+	return u.err
+}
+
+// Close ends what is under way and frees what the unpacker holds. It waits for [Sink.Path], whose context ends. It may be called
+// more than once.
+func (u *Unpacker) Close() {
+	if u.err == nil {
+		u.err = errClosed
+	}
+	u.abandon(errClosed)
+	u.cancel(errClosed)
+	if u.zstd != nil {
+		u.zstd.Close()
+	}
+	u.zstd, u.delta, u.content, u.nar, u.seen = nil, nil, nil, nil, nil
+}
+
+// abandon ends a path that is not complete.
+func (u *Unpacker) abandon(cause error) {
+	if u.large != nil {
+		u.large.fail(cause)
+		u.large = nil
+	}
+}
+
+func (u *Unpacker) prepare() (err error) {
+	if u.zstd != nil {
+		return nil
+	}
+	if u.delta, err = delta.NewDecoder(delta.Limits{}); err != nil {
+		return fmt.Errorf("unpack: %w", err)
+	}
+	if u.zstd, err = newDecompressor(); err != nil {
+		return fmt.Errorf("unpack: %w", err)
+	}
+	return nil
+}
+
+func (u *Unpacker) unit(b []byte) error {
+	if err := u.prepare(); err != nil {
+		return err
+	}
+	kind, raw, frame, err := split(b)
+	if err != nil {
+		return err
+	}
+	if u.content, err = decompress(u.zstd, frame, u.content); err != nil {
+		return err
+	}
+	if u.large != nil && kind != kindFurther {
+		return formatError("another path begins within %q, after %d of %d segments", u.large.info.Path, u.large.next, u.large.segments())
+	}
+	switch kind {
+	case kindBatch:
+		return u.batch(raw)
+	case kindFirst:
+		return u.first(raw)
+	case kindFurther:
+		return u.further(raw)
+	}
+	return formatError("a unit has the unknown kind %d", kind)
+}
+
+// heads reads what a unit says of its paths, and returns what lies behind it.
+func (u *Unpacker) heads(raw []byte) ([]entry, []byte, error) {
+	entries, rest, err := readHead(raw, u.content)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, e := range entries {
+		hash := maphash.String(u.seed, e.info.Path.Base())
+		if _, twice := u.seen[hash]; twice {
+			return nil, nil, formatError("%q came before", e.info.Path)
+		}
+		if len(u.seen) == maxPaths {
+			return nil, nil, formatError("a push of more than %d paths", maxPaths)
+		}
+		u.seen[hash] = struct{}{}
+	}
+	return entries, rest, nil
+}
+
+func (u *Unpacker) batch(raw []byte) error {
+	entries, rest, err := u.heads(raw)
+	if err != nil {
+		return err
+	}
+	total := uint64(0)
+	for _, e := range entries {
+		if total += e.info.NarSize; e.info.NarSize > SmallNAR || total > maxBatchNAR {
+			return formatError("%q, of %d bytes, is too large for a batch", e.info.Path, e.info.NarSize)
+		}
+	}
+	for _, e := range entries {
+		nar, left, err := u.small(e, rest)
+		if err != nil {
+			return err
+		}
+		rest = left
+		if err := u.sink.Path(u.ctx, e.info, bytes.NewReader(nar)); err != nil {
+			return &PathError{e.info.Path, err}
+		}
+	}
+	return used(rest)
+}
+
+func used(rest []byte) error {
+	if len(rest) > 0 {
+		return formatError("a unit has %d bytes that nothing uses", len(rest))
+	}
+	return nil
+}
+
+// small makes the NAR of a small path, valid until the next call, and returns what the unit has behind it.
+func (u *Unpacker) small(e entry, rest []byte) (nar, left []byte, err error) {
+	size := int(e.info.NarSize)
+	if e.body == bodyPlain {
+		if size > len(rest) {
+			return nil, nil, formatError("a unit ends within %q", e.info.Path)
+		}
+		return rest[:size], rest[size:], nil
+	}
+	base, err := openBase(u.views, e)
+	if err != nil {
+		return nil, nil, &PathError{e.info.Path, err}
+	}
+	defer base.Close()
+	if e.body == bodySame {
+		u.nar = slices.Grow(u.nar[:0], size)[:size]
+		return u.nar, rest, pathError(e.info.Path, readSame(base, u.nar, 0))
+	}
+	out, r := bytes.NewBuffer(u.nar[:0]), bytes.NewReader(rest)
+	err = u.delta.Decode(out, delta.Patch{Base: base, Delta: r, Size: int64(size)})
+	u.nar = out.Bytes()
+	return u.nar, rest[len(rest)-r.Len():], pathError(e.info.Path, err)
+}
+
+func pathError(path storepath.Path, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &PathError{path, err}
+}
+
+// readSame fills data with what the base has at off.
+func readSame(base baseView, data []byte, off int64) error {
+	if off < 0 || off > base.Size()-int64(len(data)) {
+		return fmt.Errorf("the base has %d bytes, the unit needs %d of them at %d: %w", base.Size(), len(data), off, errBase)
+	}
+	if n, err := base.ReadAt(data, off); n < len(data) {
+		return fmt.Errorf("read the base: %w", err)
+	}
+	return nil
+}
+
+// copySame writes what the base has at off.
+func (u *Unpacker) copySame(dst io.Writer, base baseView, off, size int64) error {
+	const piece = 64 << 10
+	u.nar = slices.Grow(u.nar[:0], piece)
+	for size > 0 {
+		part := u.nar[:min(size, piece)]
+		if err := readSame(base, part, off); err != nil {
+			return err
+		}
+		if _, err := dst.Write(part); err != nil {
+			return err
+		}
+		off, size = off+int64(len(part)), size-int64(len(part))
+	}
+	return nil
+}
+
+// first begins a large path.
+func (u *Unpacker) first(raw []byte) error {
+	entries, rest, err := u.heads(raw)
+	if err != nil {
+		return err
+	}
+	if len(entries) != 1 || entries[0].info.NarSize <= SmallNAR {
+		return formatError("%d paths, the first of %d bytes, come as segments", len(entries), entries[0].info.NarSize)
+	}
+	u.large = u.start(entries[0])
+	return u.segment(entries[0].body, rest)
+}
+
+// further continues a large path.
+func (u *Unpacker) further(raw []byte) error {
+	number, n := binary.Uvarint(u.content)
+	if n <= 0 || n == len(u.content) || len(raw) != hashSize {
+		return formatError("a segment does not say which one it is")
+	}
+	if u.large == nil {
+		return formatError("segment %d of %q comes without its first", number, storepath.EncodeBase32(raw))
+	}
+	if hash := storepath.EncodeBase32(raw); hash != u.large.info.Path.Hash() || number != uint64(u.large.next) {
+		return formatError("segment %d of %q came instead of segment %d of %q", number, hash, u.large.next, u.large.info.Path.Hash())
+	}
+	body := int(u.content[n])
+	if body > bodyDelta || body != bodyPlain && u.large.base.IsZero() {
+		return formatError("segment %d of %q is described in a way that does not exist", number, u.large.info.Path)
+	}
+	return u.segment(body, u.content[n+1:])
+}
+
+// segment makes the next segment of the large path.
+func (u *Unpacker) segment(body int, rest []byte) error {
+	l := u.large
+	err := u.write(l, body, rest)
+	if err == nil {
+		if l.next++; l.next < l.segments() {
+			return nil
+		}
+		u.large = nil
+		return l.end()
+	}
+	u.large = nil
+	return l.fail(err)
+}
+
+func (u *Unpacker) write(l *largePath, body int, rest []byte) error {
+	off := int64(l.next) * SegmentSize
+	size := min(SegmentSize, int64(l.info.NarSize)-off)
+	if body == bodyPlain {
+		if int64(len(rest)) != size {
+			return formatError("a segment of %q has %d bytes, not %d", l.info.Path, len(rest), size)
+		}
+		_, err := l.Write(rest)
+		return err
+	}
+	base, err := l.openBase(u.views)
+	if err != nil {
+		return err
+	}
+	if body == bodySame {
+		shift, n := binary.Uvarint(rest)
+		if n <= 0 || n < len(rest) || shift > 2*delta.MaxSize {
+			return formatError("a segment of %q does not say where it is in the base", l.info.Path)
+		}
+		return u.copySame(l, base, off+unzigzag(shift), size)
+	}
+	from, n := binary.Uvarint(rest)
+	length, m := binary.Uvarint(rest[max(0, n):])
+	if n <= 0 || m <= 0 || from > l.baseSize || length > l.baseSize-from {
+		return formatError("a segment of %q does not say where it is in the base", l.info.Path)
+	}
+	r := bytes.NewReader(rest[n+m:])
+	piece := io.NewSectionReader(base, int64(from), int64(length))
+	if err := u.delta.Decode(l, delta.Patch{Base: piece, Delta: r, Size: size}); err != nil {
+		return err
+	}
+	return used(rest[len(rest)-r.Len():])
+}
+
+// largePath is a path that comes in segments.
+type largePath struct {
+	entry
+	next   int
+	writer *io.PipeWriter
+	// done gets what the sink said.
+	done chan error
+	// stop ends the watch over the context.
+	stop func() bool
+	view *baseView
+	// broken says that the sink takes no more.
+	broken bool
+}
+
+var errUnread = errors.New("its NAR was not read to the end")
+
+// start hands a large path to the sink.
+func (u *Unpacker) start(e entry) *largePath {
+	reader, writer := io.Pipe()
+	l := &largePath{entry: e, writer: writer, done: make(chan error, 1)}
+	l.stop = context.AfterFunc(u.ctx, func() {
+		cause := context.Cause(u.ctx)
+		_ = writer.CloseWithError(cause)
+		_ = reader.CloseWithError(cause)
+	})
+	go func() {
+		err := u.sink.Path(u.ctx, e.info, reader)
+		_ = reader.CloseWithError(errUnread)
+		l.done <- err
+	}()
+	return l
+}
+
+func (l *largePath) segments() int { return segments(l.info.NarSize) }
+
+func (l *largePath) openBase(views Views) (baseView, error) {
+	if l.view == nil {
+		view, err := openBase(views, l.entry)
+		if err != nil {
+			return baseView{}, err
+		}
+		l.view = &view
+	}
+	return *l.view, nil
+}
+
+// Write hands bytes to the sink.
+func (l *largePath) Write(data []byte) (int, error) {
+	if len(data) == 0 {
+		// A pipe would wait for somebody who reads nothing.
+		return 0, nil
+	}
+	n, err := l.writer.Write(data)
+	l.broken = l.broken || err != nil
+	return n, err
+}
+
+// end waits for the sink, after the last byte.
+func (l *largePath) end() error {
+	_ = l.writer.Close()
+	if err := l.wait(); err != nil {
+		return &PathError{l.info.Path, err}
+	}
+	return nil
+}
+
+// fail ends the path, and returns its error: that of the sink where the sink was the first to fail.
+func (l *largePath) fail(cause error) error {
+	_ = l.writer.CloseWithError(cause)
+	said := l.wait()
+	if l.broken && said != nil {
+		cause = said
+	}
+	if format := (*FormatError)(nil); errors.As(cause, &format) {
+		return cause
+	}
+	return &PathError{l.info.Path, cause}
+}
+
+func (l *largePath) wait() error {
+	err := <-l.done
+	l.stop()
+	if l.view != nil {
+		_ = l.view.Close()
+	}
+	return err
+}

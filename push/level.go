@@ -1,0 +1,213 @@
+package push
+
+import (
+	"slices"
+	"time"
+
+	"fleet/closure/pack"
+)
+
+// kind tells units apart whose compression costs and brings different things.
+type kind int
+
+const (
+	// kindPlain are units of paths without a predecessor, kindDelta those of which most have one.
+	kindPlain kind = iota
+	kindDelta
+	kinds
+)
+
+// kindOf is a unit's kind.
+func kindOf(spec pack.Spec) kind {
+	var based, all uint64
+	for _, item := range spec.Items {
+		all += item.Info.NarSize
+		if !item.Base.Path.IsZero() {
+			based += item.Info.NarSize
+		}
+	}
+	if 2*based > all {
+		return kindDelta
+	}
+	return kindPlain
+}
+
+// cost is what a level does to units: speed in bytes of NARs a second of one worker, ratio in bytes sent for a byte of NARs.
+type cost struct {
+	speed, ratio float64
+}
+
+// costs are the levels' costs, from the fastest to the best.
+type costs [pack.Best + 1]cost
+
+// expectedCosts are those before anything was measured: one core of a server, and programs (docs/units.md). What counts is how they are to each other.
+func expectedCosts() costs {
+	return costs{
+		pack.Fastest: {150e6, 0.385},
+		pack.Default: {115e6, 0.357},
+		pack.Better:  {52e6, 0.344},
+		pack.Best:    {12e6, 0.321},
+	}
+}
+
+// costMeter learns what levels cost. The zero value has measured nothing.
+type costMeter struct {
+	measured costs
+	seen     [pack.Best + 1]bool
+}
+
+// costMemory is what the last unit weighs in what is remembered.
+const costMemory = 0.2
+
+// add takes a unit that one worker has made.
+func (m *costMeter) add(level pack.Level, unit pack.Unit, spent time.Duration) {
+	if unit.NAR == 0 || spent <= 0 {
+		return
+	}
+	now := cost{float64(unit.NAR) / spent.Seconds(), float64(len(unit.Bytes)) / float64(unit.NAR)}
+	if !m.seen[level] {
+		m.seen[level], m.measured[level] = true, now
+		return
+	}
+	c := &m.measured[level]
+	c.speed += costMemory * (now.speed - c.speed)
+	c.ratio += costMemory * (now.ratio - c.ratio)
+}
+
+// costs returns what is known; a level that was never used is to the nearest that was as one expects.
+func (m *costMeter) costs() costs {
+	expected := expectedCosts()
+	result := expected
+	for level := range result {
+		near, found := 0, false
+		for other := range result {
+			if m.seen[other] && (!found || distance(other, level) < distance(near, level)) {
+				near, found = other, true
+			}
+		}
+		if found {
+			result[level].speed = m.measured[near].speed * expected[level].speed / expected[near].speed
+			result[level].ratio = m.measured[near].ratio * expected[level].ratio / expected[near].ratio
+		}
+	}
+	return result
+}
+
+func distance(a, b int) int { return max(a-b, b-a) }
+
+const (
+	// headroom is the part of the workers' speed that is counted on: the machine also encrypts, and others use it too.
+	headroom = 0.8
+	// worthwhile is how much faster another level has to be: less is noise, and hosts in one state should take one level.
+	worthwhile = 1.02
+)
+
+// chooseLevel returns the level at which a push is over first: that of the highest speed, in bytes of NARs, of what is slower, the link or the workers. The
+// link takes rate bytes/s, 0 where that is not known yet; workers is how many workers this push can count on.
+func chooseLevel(c costs, rate, workers float64, k kind) pack.Level {
+	if rate <= 0 {
+		return pack.Default
+	}
+	through := func(level pack.Level) float64 {
+		return min(headroom*workers*c[level].speed, rate/max(c[level].ratio, 1e-6))
+	}
+	best := pack.Default
+	for _, level := range []pack.Level{pack.Fastest, pack.Better, pack.Best} {
+		// A delta is hardly slower to make at a higher level, and a small one is not worth to be larger.
+		if k == kindDelta && level == pack.Fastest {
+			continue
+		}
+		if through(level) > worthwhile*through(best) {
+			best = level
+		}
+	}
+	return best
+}
+
+// acceptable says whether a unit that was made at a level will do where another one is wanted. Making it again would cost more than it brings, unless
+// it is much larger.
+func acceptable(have, want pack.Level) bool { return have >= want-1 }
+
+// levelOf is the level next to one of the zstd program's, 1 to 22.
+func levelOf(zstd int) pack.Level {
+	switch {
+	case zstd <= 2:
+		return pack.Fastest
+	case zstd <= 5:
+		return pack.Default
+	case zstd <= 9:
+		return pack.Better
+	}
+	return pack.Best
+}
+
+const (
+	// pieceTime is the least time over which the link is measured, and pieces is how many measurements are remembered.
+	pieceTime = 100 * time.Millisecond
+	pieces    = 16
+	// firstBytes are not measured: buffers on the way take them at once.
+	firstBytes = 1 << 20
+)
+
+// linkMeter measures how fast a link is from what the host says it has received.
+//
+// A host that imports more slowly than the link carries holds the link up. So what counts is how fast the link is while it is used: of the last measurements
+// not the mean, but one of the fastest.
+type linkMeter struct {
+	// since is when the piece began that is being measured, and bytes what came since then.
+	since time.Time
+	bytes int64
+	total int64
+	rates []float64
+}
+
+// idle says that nothing is under way: the time until the next unit says nothing of the link.
+func (m *linkMeter) idle() { m.since, m.bytes = time.Time{}, 0 }
+
+// begin says that something is under way from now on.
+func (m *linkMeter) begin(now time.Time) {
+	if m.since.IsZero() {
+		m.since, m.bytes = now, 0
+	}
+}
+
+// received takes what the host has received more, in bytes.
+func (m *linkMeter) received(now time.Time, bytes int64) {
+	m.begin(now)
+	if m.total += bytes; m.total < firstBytes {
+		m.since, m.bytes = now, 0
+		return
+	}
+	m.bytes += bytes
+	passed := now.Sub(m.since)
+	if passed < pieceTime {
+		return
+	}
+	m.rates = append(m.rates, float64(m.bytes)/passed.Seconds())
+	if len(m.rates) > pieces {
+		m.rates = m.rates[1:]
+	}
+	m.since, m.bytes = now, 0
+}
+
+// rate is the link's speed in bytes/s, 0 where it is not known yet.
+func (m *linkMeter) rate() float64 {
+	if len(m.rates) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(m.rates))
+	return sorted[len(sorted)*4/5]
+}
+
+// channelWindow is what one SSH channel carries in a round trip, in bytes: the window of both OpenSSH and x/crypto/ssh, and of a stream of ours.
+const channelWindow = 2 << 20
+
+// wantChannels is how many channels a link needs that has carried rate bytes/s over have of them, with a round trip of rtt. A channel carries its window in
+// a round trip, so where the channels are nearly full there may be room for more.
+func wantChannels(rate float64, rtt time.Duration, have, most int) int {
+	needed := rate * rtt.Seconds() / channelWindow
+	if needed < 0.7*float64(have) {
+		return have
+	}
+	return min(max(have, int(needed*1.4)+1), 2*have, most)
+}

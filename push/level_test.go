@@ -1,0 +1,147 @@
+package push
+
+import (
+	"math"
+	"testing"
+	"time"
+
+	"fleet/closure/pack"
+	"fleet/closure/storepath"
+)
+
+func TestTheLevelFollowsTheLink(t *testing.T) {
+	for _, tt := range []struct {
+		rule    string
+		rate    float64
+		workers float64
+		kind    kind
+		want    pack.Level
+	}{
+		{"nothing is known", 0, 2, kindPlain, pack.Default},
+		{"10 Mbit/s", 1.25e6, 2, kindPlain, pack.Best},
+		{"100 Mbit/s", 12.5e6, 2, kindPlain, pack.Better},
+		{"100 Mbit/s, and 32 cores", 12.5e6, 32, kindPlain, pack.Best},
+		{"300 Mbit/s", 37e6, 2, kindPlain, pack.Default},
+		{"1 Gbit/s", 125e6, 2, kindPlain, pack.Fastest},
+		{"1 Gbit/s, and 16 cores", 125e6, 16, kindPlain, pack.Better},
+		{"deltas on a fast link", 1e9, 2, kindDelta, pack.Default},
+		{"16 hosts that share nothing", 12.5e6, 2.0 / 16, kindPlain, pack.Fastest},
+	} {
+		t.Run(tt.rule, func(t *testing.T) {
+			if got := chooseLevel(expectedCosts(), tt.rate, tt.workers, tt.kind); got != tt.want {
+				t.Errorf("%v, want %v", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestCostsOfLevelsAreLearned(t *testing.T) {
+	var m costMeter
+	if m.costs() != expectedCosts() {
+		t.Error("something is known before anything was measured")
+	}
+	m.add(pack.Default, pack.Unit{Bytes: make([]byte, 100), NAR: 1000}, time.Millisecond)
+	c, e := m.costs(), expectedCosts()
+	if c[pack.Default] != (cost{1e6, 0.1}) {
+		t.Errorf("%+v", c[pack.Default])
+	}
+	if got, want := c[pack.Best].speed/c[pack.Default].speed, e[pack.Best].speed/e[pack.Default].speed; math.Abs(got-want) > 1e-9 {
+		t.Errorf("a level that was not used is %v as fast, want %v", got, want)
+	}
+	m.add(pack.Default, pack.Unit{}, time.Second) // says nothing
+	m.add(pack.Default, pack.Unit{Bytes: make([]byte, 100), NAR: 1000}, time.Second)
+	if got := m.costs()[pack.Default].speed; got >= 1e6 || got < 0.7e6 {
+		t.Errorf("%v after a slower one", got)
+	}
+}
+
+func TestTheLinksSpeed(t *testing.T) {
+	begun := time.Unix(1000, 0)
+	t.Run("is not what buffers take", func(t *testing.T) {
+		var m linkMeter
+		m.begin(begun)
+		m.received(begun.Add(time.Microsecond), firstBytes/2)
+		if m.rate() != 0 {
+			t.Errorf("%v", m.rate())
+		}
+	})
+	t.Run("is what comes in the time", func(t *testing.T) {
+		var m linkMeter
+		for i := range 40 {
+			m.received(begun.Add(time.Duration(i)*50*time.Millisecond), 500_000)
+		}
+		if got := m.rate(); got < 9.5e6 || got > 10.5e6 {
+			t.Errorf("%v, want 10 MB/s", got)
+		}
+	})
+	t.Run("is not that of a host that is slow at times", func(t *testing.T) {
+		var m linkMeter
+		now := begun
+		for i := range 40 {
+			now = now.Add(100 * time.Millisecond)
+			if i%2 == 0 {
+				now = now.Add(400 * time.Millisecond)
+			}
+			m.received(now, 2_000_000)
+		}
+		if got := m.rate(); got < 18e6 {
+			t.Errorf("%v, want 20 MB/s", got)
+		}
+	})
+	t.Run("is not measured while nothing is under way", func(t *testing.T) {
+		var m linkMeter
+		m.received(begun, firstBytes)
+		for i := range 10 {
+			m.idle()
+			now := begun.Add(time.Duration(i+1) * 10 * time.Second)
+			m.begin(now)
+			m.received(now.Add(100*time.Millisecond), 1_000_000)
+		}
+		if got := m.rate(); got < 9e6 {
+			t.Errorf("%v, want 10 MB/s", got)
+		}
+	})
+}
+
+func TestChannelsAreAsManyAsTheLinkNeeds(t *testing.T) {
+	for _, tt := range []struct {
+		rule       string
+		rate       float64
+		rtt        time.Duration
+		have, want int
+	}{
+		{"nothing is known", 0, 0, 1, 1},
+		{"a local network", 100e6, time.Millisecond, 1, 1},
+		{"100 Mbit/s over 20 ms", 12.5e6, 20 * time.Millisecond, 1, 1},
+		{"a channel that is full", 20e6, 100 * time.Millisecond, 1, 2},
+		{"two that are full", 40e6, 100 * time.Millisecond, 2, 3},
+		{"two that carry what one would", 20e6, 100 * time.Millisecond, 2, 2},
+		{"never more than a server allows", 1e9, time.Second, 6, 8},
+	} {
+		t.Run(tt.rule, func(t *testing.T) {
+			if got := wantChannels(tt.rate, tt.rtt, tt.have, 8); got != tt.want {
+				t.Errorf("%d, want %d", got, tt.want)
+			}
+		})
+	}
+	have := 1
+	for range 8 {
+		have = wantChannels(float64(have)*0.95*channelWindow/0.1, 100*time.Millisecond, have, 8)
+	}
+	if have != 8 {
+		t.Errorf("a link that is never full ends at %d channels", have)
+	}
+}
+
+func TestKindsOfUnits(t *testing.T) {
+	path, err := storepath.Parse(testHelper)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := pack.Item{Info: storepath.Info{Path: path, NarSize: 100}}
+	based := plain
+	based.Base, based.Info.NarSize = storepath.Info{Path: path}, 200
+	if kindOf(pack.Spec{Items: []pack.Item{plain, based}}) != kindDelta || kindOf(pack.Spec{Items: []pack.Item{plain}}) != kindPlain {
+		t.Error("kinds are mixed up")
+	}
+}
