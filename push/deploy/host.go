@@ -85,16 +85,21 @@ func (h *hostRun) steps() error {
 	if err := h.do(plan.StepBuild, h.build); err != nil {
 		return err
 	}
-	h.warnOfLeaks()
 	h.resolveSpecialisation()
+	// It reads much of what a push reads, so both do it at once; and what is found is said before anything is activated.
+	warnOfLeaks := h.lookForLeaks()
 	switch {
 	case h.request.Action == ActionBuild:
+		warnOfLeaks()
 		h.report.Outcome = OutcomeBuilt
 		return nil
 	case h.isUnchanged():
+		warnOfLeaks()
 		return h.skip(plan.StepPush, plan.StepActivate)
 	}
-	if err := h.do(plan.StepPush, h.push); err != nil {
+	err := h.do(plan.StepPush, h.push)
+	warnOfLeaks()
+	if err != nil {
 		return err
 	}
 	if h.request.Action == ActionPush {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 
@@ -18,8 +19,8 @@ import (
 )
 
 // Leaks looks for private keys in what systems add to the stores of hosts, where every user of a host can read them. What comes from
-// NixOS' own binary cache is left out: it is nobody's configuration, and has keys of tests in it. It is safe for concurrent use; every store path is
-// looked into once, for the first host that has it.
+// NixOS' own binary cache is left out: it is nobody's configuration, and has keys of tests in it; so is what a host has already, which was looked into when
+// it came. It is safe for concurrent use; every store path is looked into once, for the first host that gets it.
 type Leaks struct {
 	// Source is this machine's store.
 	Source closure.Source
@@ -42,20 +43,29 @@ const (
 	ownCache = "cache.nixos.org-"
 )
 
-// Find looks into the closure of a path. A path that is not in this machine's store, as where a host builds for itself, is not looked into.
-func (l *Leaks) Find(ctx context.Context, root storepath.Path) ([]Leak, error) {
-	graph, err := l.Source.Closure(ctx, root)
-	var invalid *daemon.InvalidPathError
-	switch {
-	case errors.As(err, &invalid):
-		return nil, nil
-	case err != nil:
-		return nil, fmt.Errorf("look for private keys in %q: %w", root, err)
+// Find looks into the closure of root, but for the closures of those in there, which the host has. A root that is not in this machine's store, as where a host
+// builds for itself, is not looked into.
+func (l *Leaks) Find(ctx context.Context, root storepath.Path, there ...storepath.Path) ([]Leak, error) {
+	graph, err := l.closure(ctx, root)
+	if err != nil || graph == nil {
+		return nil, err
+	}
+	known := map[storepath.Path]bool{}
+	for _, toplevel := range there {
+		old, err := l.closure(ctx, toplevel)
+		if err != nil {
+			return nil, err
+		}
+		if old != nil {
+			for _, path := range old.Paths() {
+				known[path] = true
+			}
+		}
 	}
 	var leaks []Leak
 	for _, path := range graph.Paths() {
 		info, _ := graph.Info(path)
-		if !isConfiguration(info) || !l.claim(path) {
+		if known[path] || !isConfiguration(info) || !l.claim(path) {
 			continue
 		}
 		found, err := l.look(ctx, path)
@@ -65,6 +75,19 @@ func (l *Leaks) Find(ctx context.Context, root storepath.Path) ([]Leak, error) {
 		leaks = append(leaks, found...)
 	}
 	return leaks, nil
+}
+
+// closure is the graph of what a path needs, nil where it is not in this machine's store.
+func (l *Leaks) closure(ctx context.Context, root storepath.Path) (*closure.Graph, error) {
+	graph, err := l.Source.Closure(ctx, root)
+	var invalid *daemon.InvalidPathError
+	switch {
+	case errors.As(err, &invalid):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("look for private keys in %q: %w", root, err)
+	}
+	return graph, nil
 }
 
 // isConfiguration says whether a path may be somebody's configuration.
@@ -127,12 +150,38 @@ func (r *leakReader) File(name string, _ bool, size uint64, contents io.Reader) 
 	return nil
 }
 
-// warnOfLeaks says which private keys the host's system would have every user of the host read. It stops nothing: a key may be one for a test.
-func (h *hostRun) warnOfLeaks() {
+// lookForLeaks begins to look for private keys that the host's system would have every user of the host read. What it returns waits for that to end, and warns of
+// what was found. It stops nothing: a key may be one for a test.
+func (h *hostRun) lookForLeaks() (warn func()) {
 	if h.Leaks == nil {
-		return
+		return func() {}
 	}
-	leaks, err := h.Leaks.Find(h.work, h.toplevel)
+	var leaks []Leak
+	var err error
+	done := make(chan struct{})
+	there := h.has()
+	go func() {
+		defer close(done)
+		leaks, err = h.Leaks.Find(h.work, h.toplevel, there...)
+	}()
+	return func() {
+		<-done
+		h.warnOfLeaks(leaks, err)
+	}
+}
+
+// has are the systems that the host says it has.
+func (h *hostRun) has() []storepath.Path {
+	var there []storepath.Path
+	for _, text := range []string{h.info.Current, h.info.Profile, h.info.Booted} {
+		if path, err := storepath.Containing(text); err == nil && !slices.Contains(there, path) {
+			there = append(there, path)
+		}
+	}
+	return there
+}
+
+func (h *hostRun) warnOfLeaks(leaks []Leak, err error) {
 	if err != nil && h.work.Err() == nil {
 		h.emit(plan.Event{Kind: plan.EventWarning, Message: err.Error()})
 	}

@@ -64,8 +64,14 @@ func TestPrivateKeysInASystemAreFound(t *testing.T) {
 	if again, err := leaks.Find(t.Context(), root); err != nil || len(again) > 0 {
 		t.Errorf("said twice: %v, %v", again, err)
 	}
+	news := signed(storetest.Text{Name: "app-2.toml", Contents: key + "second"})
+	next := signed(storetest.Text{Name: "nixos-system", Contents: "2", References: []storepath.Path{leaked, ours, news}})
+	leaks = &Leaks{Source: source}
+	if found, err := leaks.Find(t.Context(), next, root); err != nil || len(found) != 1 || found[0].File != news.String() {
+		t.Errorf("to a host that has the rest: %v, %v", found, err)
+	}
 	absent, _ := storetest.Prepare(t, storetest.Text{Name: "built-elsewhere"})
-	if found, err := leaks.Find(t.Context(), absent.Path); err != nil || len(found) > 0 {
+	if found, err := leaks.Find(t.Context(), absent.Path, absent.Path); err != nil || len(found) > 0 {
 		t.Errorf("got %v, %v", found, err)
 	}
 }
