@@ -114,7 +114,7 @@ func (l *link) data(ctx context.Context) (*proto.Client, error) {
 // ask makes one request over the control channel. An agent that keeps its connection alive but does not answer, as where the
 // host's Nix hangs, ends it; not where the host may work or wait for long.
 func (l *link) ask(ctx context.Context, method string, params, result any) error {
-	if method != proto.MethodSubstitute && method != proto.MethodConfirm && method != proto.MethodAbort {
+	if !takesLong(method) {
 		silent := fmt.Errorf("ask the agent on %q for %s: %w", l.s.spec.Target.Host, method, errTimeout)
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, l.s.c.Timeouts.withDefaults().Answer, silent)
@@ -126,6 +126,15 @@ func (l *link) ask(ctx context.Context, method string, params, result any) error
 		l.roundTrip(time.Since(began))
 	}
 	return err
+}
+
+// takesLong says that the host may work or wait for long before it answers.
+func takesLong(method string) bool {
+	switch method {
+	case proto.MethodSubstitute, proto.MethodSubstituted, proto.MethodConfirm, proto.MethodAbort:
+		return true
+	}
+	return false
 }
 
 // alive says whether the connection still stands, as far as is known.

@@ -85,9 +85,10 @@ type transfer struct {
 	// shipment is what is being sent, nil where that has to be found out first.
 	shipment *shipment
 	// need is what was missing at first, in bytes.
-	need        uint64
-	counted     bool
-	substituted bool
+	need    uint64
+	counted bool
+	// substituting says that the host's substituters are serving what was not sent, and substituted that they have.
+	substituting, substituted bool
 	// asksAll says that what the host is known to have is asked for, too.
 	asksAll bool
 	// damaged are the paths that arrived damaged once.
@@ -106,20 +107,28 @@ func (t *transfer) round(ctx context.Context, l *link) (progress bool, err error
 	before, _ := t.progress.counts()
 	units := t.units
 	defer func() { now, _ := t.progress.counts(); progress = now > before || t.units > units }()
-	if sent, err := t.goOn(ctx, l); sent || err != nil {
+	sent, err := t.goOn(ctx, l)
+	for rooted := false; err == nil && !rooted; {
+		if sent && !t.substituting {
+			return false, t.root(ctx, l)
+		}
+		sent = true
+		rooted, err = t.sendMissing(ctx, l)
+	}
+	return false, err
+}
+
+// sendMissing sends what the host lacks and nobody serves; rooted says that it lacks nothing, and has set the roots.
+func (t *transfer) sendMissing(ctx context.Context, l *link) (rooted bool, err error) {
+	if err := t.endSubstitution(ctx, l); err != nil {
 		return false, err
 	}
 	missing, rooted, err := t.missing(ctx, l)
-	if err != nil || rooted {
-		return false, err
+	if err != nil || rooted || len(missing.infos) == 0 {
+		return rooted, err
 	}
-	if len(missing.infos) > 0 {
-		t.shipment = newShipment(missing, l.agent)
-		if err := t.send(ctx, l); err != nil {
-			return false, err
-		}
-	}
-	return false, t.root(ctx, l)
+	t.shipment = newShipment(missing, l.agent)
+	return false, t.send(ctx, l)
 }
 
 // goOn goes on with what was being sent when the last connection broke, where the agent still knows of it.
@@ -128,14 +137,12 @@ func (t *transfer) goOn(ctx context.Context, l *link) (sent bool, err error) {
 		t.shipment = nil
 		return false, nil
 	}
-	if err := t.send(ctx, l); err != nil {
-		if errors.Is(err, errForgotten) {
-			t.shipment = nil
-			return false, nil
-		}
-		return false, err
+	err = t.send(ctx, l)
+	if errors.Is(err, errForgotten) {
+		t.shipment = nil
+		return false, nil
 	}
-	return true, t.root(ctx, l)
+	return err == nil, err
 }
 
 // missing asks for what the host lacks, references first, in one round trip; the agent protects all of it from then on. Where that is nothing, it has also
@@ -176,22 +183,40 @@ func (t *transfer) askMissing(ctx context.Context, l *link, asked *survey) (*sur
 	return asked, result, err
 }
 
-// substitute has the host's own substituters serve what they have, and returns what is missing then.
+// substitute has the host's own substituters begin to serve what they have, and returns what they do not.
 func (t *transfer) substitute(ctx context.Context, l *link, asked *survey, missing []int) ([]int, error) {
-	names := make([]string, len(missing))
+	request := proto.SubstituteRequest{Paths: make(proto.Lines, len(missing))}
 	for i, place := range missing {
-		names[i] = asked.paths[place].String()
+		request.Paths[i] = asked.paths[place].Base()
 	}
 	var result proto.SubstituteResult
-	if err := l.ask(ctx, proto.MethodSubstitute, proto.SubstituteRequest{Paths: names}, &result); err != nil {
+	if err := l.ask(ctx, proto.MethodSubstitute, request, &result); err != nil {
 		return nil, err
 	}
-	t.substituted = true
-	left := make(map[string]bool, len(result.Missing))
-	for _, name := range result.Missing {
-		left[name] = true
+	if !places(result.Served, len(missing)) {
+		return nil, &proto.Error{Code: proto.CodeInternal, Message: "the host's substituters have paths that they were not asked for"}
 	}
-	return slices.DeleteFunc(slices.Clone(missing), func(place int) bool { return !left[asked.paths[place].String()] }), nil
+	t.substituting, t.substituted = len(result.Served) > 0, true
+	left := slices.Clone(missing)
+	for _, place := range slices.Backward(result.Served) {
+		left = slices.Delete(left, place, place+1)
+	}
+	return left, nil
+}
+
+// endSubstitution waits for what the substituters serve. An agent that does not know of it is another one than before: what is missing then is found out anew.
+func (t *transfer) endSubstitution(ctx context.Context, l *link) error {
+	if !t.substituting {
+		return nil
+	}
+	err := l.ask(ctx, proto.MethodSubstituted, struct{}{}, nil)
+	if proto.CodeOf(err) == proto.CodeNotFound {
+		t.substituted, err = false, nil
+	}
+	if err == nil {
+		t.substituting = false
+	}
+	return err
 }
 
 // prepare checks, before anything is sent, that the host will take it.
@@ -249,13 +274,19 @@ func (t *transfer) root(ctx context.Context, l *link) error {
 }
 
 // leftOut reports whether a path was refused because the host lacks one that it refers to: a system that the host has may have been built there with other references
-// than here, so that its closure is another one. All paths are asked for then.
+// than here, so that its closure is another one, and all paths are asked for then; or a substituter did not give what it had said it has.
 func (t *transfer) leftOut(err error) bool {
 	answer, ok := errors.AsType[*proto.Error](err)
-	if !ok || answer.Code != proto.CodeNotFound || t.asksAll {
+	if !ok || answer.Code != proto.CodeNotFound {
 		return false
 	}
-	t.asksAll, t.shipment = true, nil
+	if !t.substituting {
+		if t.asksAll {
+			return false
+		}
+		t.asksAll = true
+	}
+	t.shipment = nil
 	return true
 }
 

@@ -23,6 +23,7 @@ const (
 	opAddSignatures         = 37
 	opNarFromPath           = 38
 	opAddToStoreNar         = 39
+	opQueryMissing          = 40
 )
 
 // InvalidPathError says that a path is not valid in the store.
@@ -53,6 +54,36 @@ func (c *Conn) QueryValidPaths(ctx context.Context, paths []storepath.Path, opts
 		return nil, fmt.Errorf("query which of %d paths are valid: %w", len(paths), err)
 	}
 	return valid, nil
+}
+
+// QuerySubstitutable returns those of paths that are not valid and that a substituter of the daemon's says it has, and what these need beside them, sorted. Whether
+// their signatures are trusted, and whether they are still there when they are wanted, is seen only then.
+func (c *Conn) QuerySubstitutable(ctx context.Context, paths []storepath.Path) ([]storepath.Path, error) {
+	var served []storepath.Path
+	err := c.call(ctx, 1, func(_ int, e encoder) {
+		e.number(opQueryMissing)
+		e.paths(paths)
+	}, func(_ int, d decoder) (err error) {
+		if _, err = d.paths(); err != nil { // what would be built
+			return err
+		}
+		if served, err = d.paths(); err != nil {
+			return err
+		}
+		if _, err = d.paths(); err != nil { // what nobody has
+			return err
+		}
+		for range 2 { // the bytes of downloads, and of their NARs
+			if _, err = d.number(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("ask substituters for %d paths: %w", len(paths), err)
+	}
+	return served, nil
 }
 
 // QueryPathInfo returns what the store knows of a path; an invalid path is an [*InvalidPathError].

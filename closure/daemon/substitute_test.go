@@ -25,6 +25,12 @@ func TestSubstitutersAreUsedWhereAsked(t *testing.T) {
 
 	target := storetest.New(t)
 	c := target.Connect()
+	served, err := c.QuerySubstitutable(t.Context(), []storepath.Path{missing.Path, left.Path})
+	want := []storepath.Path{base.Path, left.Path}
+	storepath.Sort(want)
+	if d := diff(want, served); err != nil || d != "" {
+		t.Errorf("before: %v %s", err, d)
+	}
 	for _, test := range []struct {
 		opts daemon.ValidPathsOptions
 		want []storepath.Path

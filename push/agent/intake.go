@@ -137,6 +137,9 @@ func (in *intake) Path(ctx context.Context, info storepath.Info, archive io.Read
 	if err := in.session.protectNew(ctx, info.Path); err != nil {
 		return &storeError{err}
 	}
+	if err := in.session.awaitSubstituted(ctx, info.References); err != nil {
+		return &storeError{err}
+	}
 	in.mu.Lock()
 	in.begun[info.Path] = info.NarSize
 	in.mu.Unlock()

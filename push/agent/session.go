@@ -50,6 +50,8 @@ type session struct {
 	builds int
 	// transfer is the one that was opened last.
 	transfer *transfer
+	// substitution is the one that was begun last.
+	substitution *substitution
 }
 
 type method func(ctx context.Context, req *proto.Request) (any, error)
@@ -65,9 +67,10 @@ func newSession(host *Host, dir string, owner int) *session {
 		s.born = self.started
 	}
 	s.methods = map[string]method{
-		proto.MethodInfo:       func(ctx context.Context, _ *proto.Request) (any, error) { return s.info(ctx) },
-		proto.MethodMissing:    with(s.missing),
-		proto.MethodSubstitute: with(s.substitute),
+		proto.MethodInfo:        func(ctx context.Context, _ *proto.Request) (any, error) { return s.info(ctx) },
+		proto.MethodMissing:     with(s.missing),
+		proto.MethodSubstitute:  with(s.substitute),
+		proto.MethodSubstituted: with(s.substituted),
 		proto.MethodImport: func(ctx context.Context, req *proto.Request) (any, error) {
 			var params proto.ImportRequest
 			if err := req.Decode(&params); err != nil {

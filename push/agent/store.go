@@ -10,9 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"fleet/closure/daemon"
@@ -20,12 +18,8 @@ import (
 	"fleet/push/proto"
 )
 
-const (
-	// substituters is how many paths are substituted at once, each over a connection of its own.
-	substituters = 4
-	// fullBelow is how many free bytes make us take an unexplained failure for a full store.
-	fullBelow = 4 << 20
-)
+// fullBelow is how many free bytes make us take an unexplained failure for a full store.
+const fullBelow = 4 << 20
 
 // pathError is an error about one store path.
 func pathError(code proto.ErrorCode, path, format string, args ...any) *proto.Error {
@@ -133,16 +127,6 @@ func parseBases(names []string) ([]storepath.Path, error) {
 	return paths, nil
 }
 
-// protectNamed parses paths of a request and protects them.
-func (s *session) protectNamed(ctx context.Context, names []string) ([]storepath.Path, *daemon.Conn, error) {
-	paths, err := parsePaths(names)
-	if err != nil {
-		return nil, nil, proto.Errorf(proto.CodeUsage, "%v", err)
-	}
-	conn, err := s.protect(ctx, paths)
-	return paths, conn, err
-}
-
 // invalid returns those of the paths that are not valid.
 func invalid(ctx context.Context, conn *daemon.Conn, paths []storepath.Path) (map[storepath.Path]bool, error) {
 	valid, err := conn.QueryValidPaths(ctx, paths, daemon.ValidPathsOptions{})
@@ -157,49 +141,6 @@ func invalid(ctx context.Context, conn *daemon.Conn, paths []storepath.Path) (ma
 		delete(absent, path)
 	}
 	return absent, nil
-}
-
-// substitute lets the host's substituters serve. What they do not have is no error.
-func (s *session) substitute(ctx context.Context, req proto.SubstituteRequest) (proto.SubstituteResult, error) {
-	paths, conn, err := s.protectNamed(ctx, req.Paths)
-	if err != nil {
-		return proto.SubstituteResult{}, err
-	}
-	var next atomic.Int64
-	group, groupCtx := errgroup.WithContext(ctx)
-	for range min(substituters, len(paths)) {
-		group.Go(func() error { return s.ensure(groupCtx, paths, &next) })
-	}
-	if err := group.Wait(); err != nil {
-		return proto.SubstituteResult{}, err
-	}
-	absent, err := invalid(ctx, conn, paths)
-	result := proto.SubstituteResult{Missing: []string{}}
-	for _, path := range paths {
-		if absent[path] {
-			result.Missing = append(result.Missing, path.String())
-		}
-	}
-	return result, err
-}
-
-// ensure takes paths from a shared list until none is left.
-func (s *session) ensure(ctx context.Context, paths []storepath.Path, next *atomic.Int64) error {
-	conn, err := s.borrow(ctx)
-	if err != nil {
-		return err
-	}
-	defer s.giveBack(conn)
-	for {
-		i := int(next.Add(1)) - 1
-		if i >= len(paths) {
-			return nil
-		}
-		err := conn.EnsurePath(ctx, paths[i])
-		if _, refused := errors.AsType[*daemon.Error](err); err != nil && !refused {
-			return err
-		}
-	}
 }
 
 // closure returns the infos of what roots need, references first.

@@ -14,8 +14,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/google/go-cmp/cmp"
 
 	"fleet/closure/daemon"
 	"fleet/closure/nar"
@@ -171,25 +172,6 @@ func checkExport(t *testing.T, client *proto.Client, samples []sample) {
 	}
 	if err := stream.Result(nil); err != nil {
 		t.Error(err)
-	}
-}
-
-func TestSubstituteReportsWhatNobodyHas(t *testing.T) {
-	storetest.RequireNix(t)
-	host := testHost(t)
-	chrootStore(t, host)
-	client, _ := connect(t, host)
-	samples := chain(t)
-	if _, err := push(t, client, samples[:1]); err != nil {
-		t.Fatal(err)
-	}
-	var result proto.SubstituteResult
-	err := client.Call(t.Context(), proto.MethodSubstitute, proto.SubstituteRequest{Paths: paths(samples)}, &result)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(paths(samples[1:]), result.Missing); diff != "" {
-		t.Error(diff)
 	}
 }
 

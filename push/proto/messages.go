@@ -17,8 +17,10 @@ const (
 	// MethodMissing: [MissingRequest] → [MissingResult]. Adds temporary roots for all paths first and holds them for the session. Where nothing is missing it
 	// also does what MethodRoot would.
 	MethodMissing = "store.missing"
-	// MethodSubstitute: [SubstituteRequest] → [SubstituteResult] of what no substituter had.
+	// MethodSubstitute: [SubstituteRequest] → [SubstituteResult]. What substituters say they have is fetched from now on, while the rest may be pushed.
 	MethodSubstitute = "store.substitute"
+	// MethodSubstituted: nothing → [SubstitutedResult], once all of that was tried.
+	MethodSubstituted = "store.substituted"
 	// MethodImport: [ImportRequest], data to the agent: units ([UnitWriter]); data from the agent on channel 0: JSON lines of [ImportEvent] → [ImportResult] on
 	// channel 0, and nothing on the others.
 	MethodImport = "store.import"
@@ -181,14 +183,19 @@ type MissingResult struct {
 	Rooted bool `json:"rooted,omitempty"`
 }
 
-// SubstituteResult names those of the asked paths that are not valid on the host.
-type SubstituteResult struct {
-	Missing []string `json:"missing"`
+// SubstituteRequest names paths, without the store's folder and references first, that the host may fetch from its own substituters.
+type SubstituteRequest struct {
+	Paths Lines `json:"paths"`
 }
 
-// SubstituteRequest names paths that the host may fetch from its own substituters.
-type SubstituteRequest struct {
-	Paths []string `json:"paths"`
+// SubstituteResult has the places in Paths of what a substituter says it has, ascending.
+type SubstituteResult struct {
+	Served []int `json:"served"`
+}
+
+// SubstitutedResult says how many of the served paths are not valid all the same.
+type SubstitutedResult struct {
+	Missing int `json:"missing"`
 }
 
 // MaxChannels is how many channels of one transfer may be open, each in a connection of its own.
