@@ -37,12 +37,13 @@ type cost struct {
 	speed, ratio float64
 }
 
-// costs are the levels' costs, from the fastest to the best.
+// costs are the levels' costs, from none to the best.
 type costs [pack.Best + 1]cost
 
 // expectedCosts are those before anything was measured: one core of a server, and programs (docs/units.md). What counts is how they are to each other.
 func expectedCosts() costs {
 	return costs{
+		pack.Stored:  {800e6, 1.001},
 		pack.Fastest: {150e6, 0.385},
 		pack.Default: {115e6, 0.357},
 		pack.Better:  {52e6, 0.344},
@@ -90,6 +91,9 @@ func (m *costMeter) costs() costs {
 			result[level].ratio = m.measured[near].ratio * expected[level].ratio / expected[near].ratio
 		}
 	}
+	if !m.seen[pack.Stored] {
+		result[pack.Stored].ratio = expected[pack.Stored].ratio // it does not depend on what is sent
+	}
 	return result
 }
 
@@ -112,9 +116,9 @@ func chooseLevel(c costs, rate, workers float64, k kind) pack.Level {
 		return min(headroom*workers*c[level].speed, rate/max(c[level].ratio, 1e-6))
 	}
 	best := pack.Default
-	for _, level := range []pack.Level{pack.Fastest, pack.Better, pack.Best} {
+	for _, level := range []pack.Level{pack.Stored, pack.Fastest, pack.Better, pack.Best} {
 		// A delta is hardly slower to make at a higher level, and a small one is not worth to be larger.
-		if k == kindDelta && level == pack.Fastest {
+		if k == kindDelta && level < pack.Default {
 			continue
 		}
 		if through(level) > worthwhile*through(best) {
@@ -149,45 +153,47 @@ const (
 	firstBytes = 1 << 20
 )
 
-// linkMeter measures how fast a link is from what the host says it has received.
+// linkMeter measures how fast a link is from what the host says it has received, over the time in which something was under way.
 //
 // A host that imports more slowly than the link carries holds the link up. So what counts is how fast the link is while it is used: of the last measurements
 // not the mean, but one of the fastest.
 type linkMeter struct {
-	// since is when the piece began that is being measured, and bytes what came since then.
+	// since is when what is under way was looked at last, the zero time where nothing is.
 	since time.Time
+	// spent and bytes are those of the piece that is being measured.
+	spent time.Duration
 	bytes int64
 	total int64
 	rates []float64
 }
 
 // idle says that nothing is under way: the time until the next unit says nothing of the link.
-func (m *linkMeter) idle() { m.since, m.bytes = time.Time{}, 0 }
+func (m *linkMeter) idle() { m.since = time.Time{} }
 
 // begin says that something is under way from now on.
 func (m *linkMeter) begin(now time.Time) {
 	if m.since.IsZero() {
-		m.since, m.bytes = now, 0
+		m.since = now
 	}
 }
 
 // received takes what the host has received more, in bytes.
 func (m *linkMeter) received(now time.Time, bytes int64) {
 	m.begin(now)
+	m.spent += now.Sub(m.since)
+	m.since = now
 	if m.total += bytes; m.total < firstBytes {
-		m.since, m.bytes = now, 0
+		m.spent, m.bytes = 0, 0
 		return
 	}
-	m.bytes += bytes
-	passed := now.Sub(m.since)
-	if passed < pieceTime {
+	if m.bytes += bytes; m.spent < pieceTime {
 		return
 	}
-	m.rates = append(m.rates, float64(m.bytes)/passed.Seconds())
+	m.rates = append(m.rates, float64(m.bytes)/m.spent.Seconds())
 	if len(m.rates) > pieces {
 		m.rates = m.rates[1:]
 	}
-	m.since, m.bytes = now, 0
+	m.spent, m.bytes = 0, 0
 }
 
 // rate is the link's speed in bytes/s, 0 where it is not known yet.

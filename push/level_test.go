@@ -23,6 +23,7 @@ func TestTheLevelFollowsTheLink(t *testing.T) {
 		{"100 Mbit/s, and 32 cores", 12.5e6, 32, kindPlain, pack.Best},
 		{"300 Mbit/s", 37e6, 2, kindPlain, pack.Default},
 		{"1 Gbit/s", 125e6, 2, kindPlain, pack.Fastest},
+		{"10 Gbit/s", 1.25e9, 2, kindPlain, pack.Stored},
 		{"1 Gbit/s, and 16 cores", 125e6, 16, kindPlain, pack.Better},
 		{"deltas on a fast link", 1e9, 2, kindDelta, pack.Default},
 		{"16 hosts that share nothing", 12.5e6, 2.0 / 16, kindPlain, pack.Fastest},
@@ -101,6 +102,20 @@ func TestTheLinksSpeed(t *testing.T) {
 			t.Errorf("%v, want 10 MB/s", got)
 		}
 	})
+}
+
+func TestALinkThatIsFasterThanAllWorkersIsMeasured(t *testing.T) {
+	var m linkMeter
+	now := time.Unix(1000, 0)
+	for range 100 { // a unit is over long before the next one is made
+		m.begin(now)
+		m.received(now.Add(5*time.Millisecond), 2_000_000)
+		m.idle()
+		now = now.Add(50 * time.Millisecond)
+	}
+	if got := m.rate(); got < 390e6 || got > 410e6 {
+		t.Errorf("%v, want 400 MB/s", got)
+	}
 }
 
 func TestChannelsAreAsManyAsTheLinkNeeds(t *testing.T) {

@@ -184,7 +184,7 @@ func TestASpecThatNoLayoutMakesIsRefused(t *testing.T) {
 			t.Errorf("%s: no error", name)
 		}
 	}
-	if err := new(Packer).prepare(Spec{Items: []Item{item(5)}}, levels); err == nil || !strings.Contains(err.Error(), "level 4") {
+	if err := new(Packer).prepare(Spec{Items: []Item{item(5)}}, levels); err == nil || !strings.Contains(err.Error(), "level 5") {
 		t.Errorf("an unknown level: %v", err)
 	}
 }

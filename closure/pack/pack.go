@@ -45,9 +45,11 @@ const (
 // Level says how hard units are compressed. docs/units.md has what each costs.
 type Level int
 
-// The levels are those of the zstd encoder, from about 1 to about 11 in terms of the zstd program.
+// The levels are none at all, and those of the zstd encoder, from about 1 to about 11 in terms of the zstd program.
 const (
-	Fastest Level = iota
+	// Stored does not compress: for links that are faster than any encoder.
+	Stored Level = iota
+	Fastest
 	Default
 	Better
 	Best
@@ -56,6 +58,8 @@ const (
 
 func (l Level) String() string {
 	switch l {
+	case Stored:
+		return "stored"
 	case Fastest:
 		return "fastest"
 	case Default:

@@ -19,10 +19,12 @@ import (
 // It holds up to 130 MiB, most of it what compares a segment with its base, and the encoder of the last level.
 type Packer struct {
 	views Views
-	// zstd is the encoder of level, nil before the first unit.
+	// zstd is the encoder of level, nil before the first unit and where that does not compress.
 	zstd  *zstd.Encoder
 	level Level
-	delta *delta.Encoder
+	// stored says that the unit is not compressed.
+	stored bool
+	delta  *delta.Encoder
 	// nar holds what a unit describes, bodies how, content and packed the frame.
 	nar, bodies, content, packed []byte
 	// made is a delta, old a piece of a base.
@@ -56,7 +58,7 @@ func (p *Packer) Pack(ctx context.Context, spec Spec, level Level) (Unit, error)
 }
 
 func (p *Packer) prepare(spec Spec, level Level) error {
-	if level < Fastest || level >= levels {
+	if level < Stored || level >= levels {
 		return fmt.Errorf("pack: there is no %v", level)
 	}
 	switch {
@@ -67,10 +69,11 @@ func (p *Packer) prepare(spec Spec, level Level) error {
 	case !spec.segmented() && (slices.ContainsFunc(spec.Items, Item.large) || spec.NAR() > maxBatchNAR || spec.Segment != 0):
 		return fmt.Errorf("pack: a batch of %d bytes, or with a path that is not small", spec.NAR())
 	}
-	if p.zstd != nil && p.level == level {
+	if level == Stored || p.zstd != nil && p.level == level {
+		p.stored = level == Stored
 		return nil
 	}
-	p.level = level
+	p.stored, p.level = false, level
 	var err error
 	if p.zstd, err = newCompressor(level); err != nil {
 		return fmt.Errorf("pack: %w", err)
@@ -78,10 +81,14 @@ func (p *Packer) prepare(spec Spec, level Level) error {
 	return nil
 }
 
-// finish compresses what was described.
+// finish makes a unit of what was described.
 func (p *Packer) finish(kind byte, raw, text []byte) []byte {
 	p.content = append(append(p.content[:0], text...), p.bodies...)
-	p.packed = p.zstd.EncodeAll(p.content, p.packed[:0])
+	if p.stored {
+		p.packed = appendStored(p.packed[:0], p.content)
+	} else {
+		p.packed = p.zstd.EncodeAll(p.content, p.packed[:0])
+	}
 	return join(kind, raw, p.packed)
 }
 

@@ -11,10 +11,33 @@ import (
 // window is how far back the compressed part refers, in bytes: a segment.
 const window = SegmentSize
 
+// newCompressor makes the encoder of a level that compresses.
 func newCompressor(level Level) (*zstd.Encoder, error) {
-	levels := [...]zstd.EncoderLevel{zstd.SpeedFastest, zstd.SpeedDefault, zstd.SpeedBetterCompression, zstd.SpeedBestCompression}
+	levels := [...]zstd.EncoderLevel{Fastest: zstd.SpeedFastest, zstd.SpeedDefault, zstd.SpeedBetterCompression, zstd.SpeedBestCompression}
 	return zstd.NewWriter(nil, zstd.WithEncoderLevel(levels[level]), zstd.WithEncoderConcurrency(1),
 		zstd.WithWindowSize(window), zstd.WithSingleSegment(true), zstd.WithEncoderCRC(true))
+}
+
+// appendStored appends a frame of zstd that holds data as it is (RFC 8878, 3.1.1): a header with the size in 8 bytes and a single segment, and raw blocks, the last of
+// which says so. It has no checksum: where nothing is worth to be compressed, SSH's and the NARs' own have to do.
+func appendStored(frame, data []byte) []byte {
+	const magic, descriptor, maxBlock = 0xfd2fb528, 0xe0, 128 << 10
+	frame = slices.Grow(frame, len(data)+3*(len(data)/maxBlock+1)+13)
+	frame = append(binary.LittleEndian.AppendUint32(frame, magic), descriptor)
+	frame = binary.LittleEndian.AppendUint64(frame, uint64(len(data)))
+	for {
+		block := data[:min(maxBlock, len(data))]
+		data = data[len(block):]
+		header := uint32(len(block)) << 3
+		if len(data) == 0 {
+			header |= 1
+		}
+		frame = append(frame, byte(header), byte(header>>8), byte(header>>16))
+		frame = append(frame, block...)
+		if len(data) == 0 {
+			return frame
+		}
+	}
 }
 
 func newDecompressor() (*zstd.Decoder, error) {
