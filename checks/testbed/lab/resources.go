@@ -16,14 +16,12 @@ import (
 	"time"
 )
 
-// visitors is the group, below a host's own, of processes that came in from outside.
-const visitors = "visitors"
-
 // Own has a command of [Host.Command] counted as the host's: it is not started by a process of the host. Release ends what is
-// left of it, and of all other commands that were counted so.
+// left of it.
 func (h *Host) Own(cmd *exec.Cmd) (release func(), err error) {
-	dir := filepath.Join(h.cgroupDir(), visitors)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	// A group of its own: Linux 6.18 kills whatever is started into a group that was killed once.
+	dir, err := os.MkdirTemp(h.cgroupDir(), "visitor-*")
+	if err != nil {
 		return nil, fmt.Errorf("count a command as one of host %q: %w", h.Name, err)
 	}
 	f, err := os.Open(dir)
@@ -34,7 +32,19 @@ func (h *Host) Own(cmd *exec.Cmd) (release func(), err error) {
 	return func() {
 		_ = os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0o200) // the host may be down
 		f.Close()
+		removeGroup(dir)
 	}, nil
+}
+
+// removeGroup removes a control group once its processes are gone, which takes a moment after they were killed.
+func removeGroup(dir string) {
+	for range 100 {
+		err := os.Remove(dir)
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 }
 
 // CPU is what all processes of the host have used since its boot.
@@ -180,13 +190,7 @@ func (h *Host) confine2(controller string, wanted bool, name, value string) erro
 // removeBounds removes the host's groups of the old hierarchies. They are empty once its processes are gone.
 func (h *Host) removeBounds() {
 	for _, controller := range []string{"cpu", "memory"} {
-		for range 100 {
-			err := os.Remove(filepath.Join(cgroup1, controller, h.cgroup()))
-			if err == nil || errors.Is(err, fs.ErrNotExist) {
-				break
-			}
-			time.Sleep(20 * time.Millisecond)
-		}
+		removeGroup(filepath.Join(cgroup1, controller, h.cgroup()))
 		_ = os.Remove(filepath.Join(cgroup1, controller, filepath.Dir(h.cgroup()))) // other hosts may be in it
 	}
 }
