@@ -74,7 +74,7 @@ func (t *plainTransfer) repeat(ctx context.Context) error {
 				return &LostError{Host: t.p.s.spec.Target.Host, Tries: fruitless, Err: err}
 			}
 			t.p.s.warn(t.request.Step, "connection lost, connecting again: "+oneLine(err.Error()))
-		case ended && progress && t.reason(err) == daemon.ReasonOther:
+		case ended && progress && t.mayMend(err):
 			t.p.s.warn(t.request.Step, oneLine(err.Error())+"; going on with what is missing")
 		default:
 			return err
@@ -322,6 +322,12 @@ func (t *plainTransfer) reason(err error) daemon.Reason {
 		return daemon.ReasonOther
 	}
 	return nixReason(ended.output)
+}
+
+// mayMend says whether the rest may go through although a program on the host has ended: it may have been killed, or a path was collected that another one refers to.
+func (t *plainTransfer) mayMend(err error) bool {
+	reason := t.reason(err)
+	return reason != daemon.ReasonUntrusted && reason != daemon.ReasonNoSpace
 }
 
 // explain makes what a program on the host said into the type that says what to do.

@@ -177,6 +177,14 @@ func (w *world) Connect(ctx context.Context, spec push.HostSpec) (Session, error
 	return &fakeSession{w: w, name: name, host: w.hosts[name], made: time.Now()}, nil
 }
 
+func (w *world) Plain(ctx context.Context, spec push.HostSpec, cause error) (Pusher, error) {
+	name := spec.Target.Host
+	if err := w.do(ctx, name, "plain"); err != nil {
+		return nil, err
+	}
+	return &fakeSession{w: w, name: name, host: w.hosts[name], made: time.Now()}, nil
+}
+
 func (w *world) HostKey(ctx context.Context, spec push.HostSpec) (string, transport.Provenance, error) {
 	name := spec.Target.Host
 	return "ssh-ed25519 " + name, transport.ProvenancePinned, w.do(ctx, name, "handshake")
