@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"fleet/closure/daemon"
 	"fleet/closure/serve"
@@ -129,7 +130,7 @@ func (p *Plain) tryServe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, p.s.c.Timeouts.withDefaults().Probe, errTimeout)
+	ctx, cancel := p.within(ctx, p.s.c.Timeouts.withDefaults().Probe)
 	defer cancel()
 	server, ch, err := p.serve(ctx)
 	if err != nil {
@@ -150,9 +151,19 @@ func (p *Plain) tryImport(ctx context.Context) error {
 	return err
 }
 
+// within bounds how long nix-store may take.
+func (p *Plain) within(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, limit, p.silent())
+}
+
+// silent says that nix-store did not answer in time.
+func (p *Plain) silent() error {
+	return fmt.Errorf("wait for nix-store on %q: %w", p.s.spec.Target.Host, errTimeout)
+}
+
 // serve starts a server and shakes hands with it.
 func (p *Plain) serve(ctx context.Context) (*serve.Conn, *plainChannel, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, p.s.c.Timeouts.withDefaults().Attach, errTimeout)
+	ctx, cancel := p.within(ctx, p.s.c.Timeouts.withDefaults().Attach)
 	defer cancel()
 	ch, err := p.start(ctx, "serve")
 	if err != nil {
@@ -188,7 +199,7 @@ func (p *Plain) invalid(ctx context.Context, paths []storepath.Path) ([]storepat
 
 // run runs one of the script's commands to its end, with an input, and returns what it prints, which is at most so many bytes.
 func (p *Plain) run(ctx context.Context, input io.Reader, most int, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, p.s.c.Timeouts.withDefaults().Answer, errTimeout)
+	ctx, cancel := p.within(ctx, p.s.c.Timeouts.withDefaults().Answer)
 	defer cancel()
 	ch, err := p.start(ctx, args...)
 	if err != nil {

@@ -1,6 +1,7 @@
 package push
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"fleet/closure"
 	"fleet/closure/storepath"
@@ -253,6 +255,59 @@ func TestPlainPushGoesOn(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 	})
+}
+
+// endless is a login shell that prints the same for ever.
+type endless string
+
+func (e endless) Read(p []byte) (int, error) { return copy(p, e), nil }
+
+func TestAProgramBeginsAfterWhatTheLoginShellPrints(t *testing.T) {
+	for name, tt := range map[string]struct {
+		says io.Reader
+		ok   bool
+	}{
+		"nothing else":      {strings.NewReader("marker\nrest"), true},
+		"news":              {strings.NewReader("Welcome!\r\n" + strings.Repeat("x", 10_000) + "\nmarker\r\nrest"), true},
+		"an unended line":   {strings.NewReader("> marker\nrest"), true},
+		"an endless line":   {endless("x"), false},
+		"endless lines":     {endless("x\n"), false},
+		"the end":           {strings.NewReader("This account is not available.\n"), false},
+		"a marker cut off":  {strings.NewReader("mark"), false},
+		"nothing, at once":  {strings.NewReader(""), false},
+		"a marker too late": {strings.NewReader(strings.Repeat("x\n", maxProbe) + "marker\nrest"), false},
+	} {
+		c := &plainChannel{host: "web", out: bufio.NewReader(tt.says)}
+		err := c.skip("marker")
+		if (err == nil) != tt.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err != nil {
+			continue
+		}
+		if rest, err := io.ReadAll(c); string(rest) != "rest" || err != nil {
+			t.Errorf("%s: %q is left, %v", name, rest, err)
+		}
+	}
+}
+
+// The bound for an answer is one for silence: a push may take longer than that.
+func TestPlainPushToASilentHost(t *testing.T) {
+	l := newLab(t)
+	root := l.chain(t, 3, 1000)
+	h := l.host(t, hostOptions{conf: trustAll})
+	c := l.connector()
+	c.Timeouts.Answer = time.Second
+	c.Source = &meddling{Source: l.store, path: root, meddle: func() error {
+		h.sh(t, "pkill -STOP -u plain -x nix-store")
+		return nil
+	}}
+	p := plainly(t, c, h.spec("plain"))
+	_, err := p.Push(t.Context(), PushRequest{Roots: []storepath.Path{root}})
+	if !errors.Is(err, errTimeout) || !strings.Contains(err.Error(), `"web"`) {
+		t.Errorf("error %v", err)
+	}
+	h.sh(t, "pkill -KILL -u plain -x nix-store || true")
 }
 
 func TestHelperUnable(t *testing.T) {

@@ -149,7 +149,7 @@ func (t *plainTransfer) watch(ctx context.Context) (context.Context, func()) {
 			}
 			now := t.p.s.wire.Load()
 			if now == moved {
-				cancel(fmt.Errorf("push to nix-store on %q: %w", t.p.s.spec.Target.Host, errTimeout))
+				cancel(t.p.silent())
 			}
 			moved = now
 		}
