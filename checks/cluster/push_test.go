@@ -198,6 +198,30 @@ chmod 755 "$store" && nix-store --version`)
 	}
 }
 
+func TestAPushWithAPlanThatHasNoHelper(t *testing.T) {
+	hosts := takeSome(t, 2)
+	specs := each("without a helper", hosts)
+	other := specs[hosts[1].Name]
+	other.Deploy = map[string]any{"transport": "openssh"}
+	specs[hosts[1].Name] = other
+	p := newProject(t, specs)
+	p.sh(`cd "$1" && /src/helper/bin/fleet-helper plan --json --with-records >"$1-plan.json"`)
+	p.deploy("build").want(0) // the closures of a static plan exist already
+	bare := elsewhere(t, p.dir+"-bare")
+	bare.sh(`mv "${1%-bare}-plan.json" "$1/plan.json" && echo "(import 'plan.json') + { helpers: {} }" >"$1/bare.jsonnet"`)
+	report := bare.deploy("push", "--json", "--plan", "bare.jsonnet").want(0, "the plan has none for this system").report()
+	for _, h := range hosts {
+		if got := report[h.Name]; got.Outcome != "pushed" || !strings.Contains(strings.Join(got.Notices, " "), "pushed without the helper") {
+			t.Errorf("%s: %+v", h.Name, got)
+		}
+		on(t, h, "nix-collect-garbage")
+		if system := p.toplevel(h.Name); !valid(t, h, system) {
+			t.Errorf("%s was pushed to %s and is not valid", system, h.Name)
+		}
+	}
+	bare.deploy("switch", "--plan", "bare.jsonnet").want(3, "targets can be", "activating a system needs the helper")
+}
+
 func TestGarbageCollectionDoesNotTakeWhatIsBeingPushed(t *testing.T) {
 	h := take(t)
 	p := newProject(t, map[string]hostSpec{h.Name: {Content: "between two collections", BallastMiB: 23, Pieces: 60}})
