@@ -127,6 +127,30 @@ func TestPathsAreAddedWithoutWaitingForEach(t *testing.T) {
 	}
 }
 
+func TestSubstitutersAreUsedWhereAsked(t *testing.T) {
+	source := storetest.New(t)
+	base, left, right, top := source.Diamond(source.Connect())
+	cache := "file://" + t.TempDir()
+	err := run.Run(t.Context(), run.Cmd{Argv: []string{"nix", "--extra-experimental-features", "nix-command", "--store", source.Root, "copy", "--no-check-sigs", "--to", cache, top.Path.String()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("NIX_CONFIG", "substituters = "+cache+"\nrequire-sigs = false")
+	missing, _ := storetest.Prepare(t, storetest.Text{Name: "missing"})
+	paths := []storepath.Path{base.Path, left.Path, right.Path, top.Path}
+	c := connect(t, start(t, storetest.New(t), "--write"))
+	asked := append(slices.Clone(paths), missing.Path)
+	if found := valid(t, c, asked...); len(found) > 0 {
+		t.Fatalf("an empty store has %v", found)
+	}
+	found, err := c.QueryValidPaths(t.Context(), asked, serve.QueryOptions{Lock: true, Substitute: true})
+	storepath.Sort(found)
+	storepath.Sort(paths)
+	if err != nil || !slices.Equal(found, paths) {
+		t.Errorf("valid are %v, %v", found, err)
+	}
+}
+
 // Answers and requests cross in numbers that no pipe holds.
 func TestManyPaths(t *testing.T) {
 	target := storetest.New(t)
