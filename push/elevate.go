@@ -210,7 +210,8 @@ func (a attempt) result(ch transport.Channel, machine *elevation, ended bool) (o
 	if !machine.Started && a.kind != elevationNone {
 		return outcome{}, machine.Ended()
 	}
-	return outcome{}, &BootstrapError{Reason: scriptFailure(machine.Values["error"]), Output: machine.Output()}
+	code := machine.Values["error"]
+	return outcome{}, &BootstrapError{Reason: scriptFailure(code), Output: machine.Output(), Unable: machine.Started && code != "root" && code != "hash"}
 }
 
 // leave lets the elevating program end by itself for a moment: some wait for their child and would report a hangup in the host's log.

@@ -51,6 +51,9 @@ func (e *ProbeError) Error() string {
 	return msg
 }
 
+// restricted says whether the host answers, but not what was asked, as where the login may run one command alone.
+func (e *ProbeError) restricted() bool { return e.Reason != errTimeout.Error() }
+
 // Hint says what the login shell must be able to do.
 func (e *ProbeError) Hint() string {
 	return "the login user needs a shell that runs commands given to ssh: try ssh HOST /bin/sh -c true"
@@ -95,6 +98,8 @@ type BootstrapError struct {
 	Host, Reason string
 	// Output is the end of what the host printed, free of escape codes.
 	Output string
+	// Unable says that the host does not let the helper run, and that nothing else seems to be wrong with it.
+	Unable bool
 }
 
 func (e *BootstrapError) Error() string {
@@ -104,6 +109,22 @@ func (e *BootstrapError) Error() string {
 	}
 	return msg
 }
+
+// PlainError says that a push without the helper, which cannot run on a host, is not possible either. Nothing was changed there.
+type PlainError struct {
+	Host string
+	// Reason is free of escape codes.
+	Reason string
+	// Cause is why the helper cannot run there.
+	Cause error
+}
+
+func (e *PlainError) Error() string {
+	return fmt.Sprintf("%v; and without the helper: push to %q: %s", e.Cause, e.Host, e.Reason)
+}
+
+// Unwrap returns the cause, whose hint holds.
+func (e *PlainError) Unwrap() error { return e.Cause }
 
 // VersionError says that the agent on a host speaks another version of the protocol.
 type VersionError struct {
@@ -134,7 +155,7 @@ func (e *LockedError) Error() string {
 	return fmt.Sprintf("activate on %q: %s holds the host's lock since %s (transaction %s)", e.Host, e.Holder.Owner, e.Holder.Since, e.Holder.Txn)
 }
 
-// NotTrustedError says that the host's Nix would refuse paths that nobody signed. Nothing was sent.
+// NotTrustedError says that the host's Nix would refuse paths that nobody signed, or has. Nothing was registered.
 type NotTrustedError struct {
 	Host, User string
 	// Key is the public key that signed the paths, "name:base64"; empty where none is configured.
@@ -163,14 +184,17 @@ func (e *NotTrustedError) Hint() string {
 // StoreFullError says that a push does not fit into the host's store.
 type StoreFullError struct {
 	Host string
-	// Need is the size of what was still missing and Free what the store's file system had left, in bytes; both before the push began.
+	// Need is the size of what was still missing and Free what the store's file system had left, in bytes; both before the push began. Free is 0 where it is not known.
 	Need, Free uint64
 	// Reason is what the host's Nix said; empty where nothing was sent.
 	Reason string
 }
 
 func (e *StoreFullError) Error() string {
-	msg := fmt.Sprintf("push to %q: the store is full: %s to import, %s free", e.Host, formatBytes(e.Need), formatBytes(e.Free))
+	msg := fmt.Sprintf("push to %q: the store is full: %s to import", e.Host, formatBytes(e.Need))
+	if e.Free > 0 {
+		msg += fmt.Sprintf(", %s free", formatBytes(e.Free))
+	}
 	if e.Reason != "" {
 		msg += ": " + e.Reason
 	}

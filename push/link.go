@@ -66,9 +66,9 @@ func (l *link) attach(ctx context.Context) (*proto.Client, error) {
 	}
 	errs := drain(ch.Stderr())
 	counted := &agentChannel{Channel: ch, wire: &l.s.wire}
-	counted.greeting.Store(true)
+	counted.patient.Store(true)
 	client, err := proto.NewClient(ctx, counted, proto.Hello{Token: l.agent.token, Software: l.s.c.Software})
-	counted.greeting.Store(false)
+	counted.patient.Store(false)
 	if err == nil {
 		return client, nil
 	}
@@ -155,15 +155,15 @@ func (l *link) close() {
 	_ = l.conn.Close()
 }
 
-// agentChannel counts what goes through a channel, and learns how its command ended where that is in place of a greeting.
+// agentChannel counts what goes through a channel, and learns how its command ended where that is in place of an answer, such as a greeting.
 type agentChannel struct {
 	transport.Channel
 	wire *atomic.Uint64
-	// greeting says that the hellos were not exchanged yet; ended that the command takes or gives nothing any more.
-	greeting, ended atomic.Bool
+	// patient says that Close waits for the exit status of a command that has ended, as before the hellos were exchanged; ended that the command takes or gives nothing any more.
+	patient, ended atomic.Bool
 
 	mu sync.Mutex
-	// end is how the command ended, set by Close during the greeting.
+	// end is how the command ended, set by a patient Close.
 	end error
 }
 
@@ -192,10 +192,10 @@ func (c *agentChannel) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Close closes the channel. After a greeting that found only that end it waits for the exit status, which comes
+// Close closes the channel. Where it is patient, and the command has ended, it waits for the exit status, which comes
 // right after that and would be lost otherwise.
 func (c *agentChannel) Close() error {
-	if c.greeting.Load() && c.ended.Load() {
+	if c.patient.Load() && c.ended.Load() {
 		const patience = 2 * time.Second
 		end := make(chan error, 1)
 		go func() { end <- c.Channel.Wait() }()

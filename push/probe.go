@@ -33,7 +33,9 @@ type probeResult struct {
 	// Store and State say whether /nix/store and /nix/var/nix are there.
 	Store, State bool
 	// Daemon says whether there is a daemon socket that the user may write to: "yes", "denied", "no".
-	Daemon  string
+	Daemon string
+	// Own says whether the user may write to the store's database without the daemon.
+	Own     bool
 	Systemd bool
 	// HelperThere says whether the helper's executable is there; whether Nix has registered it is not known yet.
 	HelperThere bool
@@ -55,7 +57,7 @@ func parseProbe(marker, output string) (probeResult, error) {
 	}
 	r := probeResult{
 		User: values["user"], OS: values["os"], Machine: values["machine"], Daemon: values["daemon"],
-		Store: values["store"] == "yes", State: values["state"] == "yes", Systemd: values["systemd"] == "yes",
+		Store: values["store"] == "yes", State: values["state"] == "yes", Systemd: values["systemd"] == "yes", Own: values["own"] == "yes",
 		HelperThere: values["helper"] == "there", Tools: map[string]string{},
 	}
 	uid, err := strconv.ParseUint(values["uid"], 10, 32)
@@ -112,7 +114,7 @@ func probeForms() map[string]*regexp.Regexp {
 	yesNo, tool, name := form(`yes|no`), form(`(?:`+plainPath+`)?`), form(`[A-Za-z0-9._-]{1,64}`)
 	return map[string]*regexp.Regexp{
 		"uid": form(`0|[1-9][0-9]{0,9}`), "user": form(`[A-Za-z0-9._@$\\-]{1,256}`), "os": name, "machine": name,
-		"store": yesNo, "state": yesNo, "systemd": yesNo, "daemon": form(`yes|denied|no`),
+		"store": yesNo, "state": yesNo, "own": yesNo, "systemd": yesNo, "daemon": form(`yes|denied|no`),
 		"helper": form(`missing|there`), "sudo": tool, "doas": tool, "run0": tool, "gzip": tool, "end": form(`yes`),
 	}
 }

@@ -24,7 +24,7 @@ func answer(lines ...string) string {
 
 func goodAnswer() []string {
 	return []string{
-		"uid=1000", "user=ann", "os=Linux", "machine=x86_64", "store=yes", "state=yes", "systemd=yes", "daemon=yes",
+		"uid=1000", "user=ann", "os=Linux", "machine=x86_64", "store=yes", "state=yes", "systemd=yes", "daemon=yes", "own=no",
 		"helper=missing", "sudo=/run/wrappers/bin/sudo", "doas=", "run0=/usr/bin/run0", "gzip=/bin/gzip", "end=yes",
 	}
 }
@@ -57,8 +57,8 @@ func TestProbeRefusesALyingHost(t *testing.T) {
 	}
 	for rule, lines := range map[string][]string{
 		"nothing":               nil,
-		"cut off":               goodAnswer()[:13],
-		"a key twice":           append(goodAnswer()[:13], "uid=0", "end=yes"),
+		"cut off":               goodAnswer()[:14],
+		"a key twice":           append(goodAnswer()[:14], "uid=0", "end=yes"),
 		"a key after the end":   append(replace("uid", "os=Linux")[1:], "uid=0"),
 		"an unknown key":        append([]string{"sh=/bin/sh"}, goodAnswer()...),
 		"no value":              append([]string{"hello"}, goodAnswer()...),

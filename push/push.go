@@ -40,6 +40,8 @@ type PushResult struct {
 	Paths, NarBytes uint64
 	// WireBytes is what went through the session's channels meanwhile, in both directions, without SSH's own part.
 	WireBytes uint64
+	// Notices are what a person should know although the push has worked.
+	Notices []string
 }
 
 // Push makes the closures of the request's roots valid on the host. It goes on with what is missing after a broken connection.
@@ -172,10 +174,10 @@ func (t *transfer) missing(ctx context.Context, l *link) (missing *cargo, rooted
 // askMissing asks without the closures of what the host has said it has, and with them where it does not have it any more.
 func (t *transfer) askMissing(ctx context.Context, l *link, asked *survey) (*survey, proto.MissingResult, error) {
 	var result proto.MissingResult
-	err := l.ask(ctx, proto.MethodMissing, asked.request(t.roots()), &result)
+	err := l.ask(ctx, proto.MethodMissing, asked.request(t.request.roots()), &result)
 	if err == nil && result.Unknown {
 		asked, result = asked.withAll(), proto.MissingResult{}
-		err = l.ask(ctx, proto.MethodMissing, asked.request(t.roots()), &result)
+		err = l.ask(ctx, proto.MethodMissing, asked.request(t.request.roots()), &result)
 	}
 	if err == nil && (!places(result.Missing, len(asked.paths)) || !places(result.Refused, len(asked.bases))) {
 		err = &proto.Error{Code: proto.CodeInternal, Message: "the host misses paths that it was not asked for"}
@@ -248,13 +250,13 @@ func (t *transfer) prepare(infos []closure.PathInfo, size uint64) error {
 }
 
 // roots are the GC roots of the request.
-func (t *transfer) roots() []proto.RootRequest {
-	if t.request.RootName == "" {
+func (r PushRequest) roots() []proto.RootRequest {
+	if r.RootName == "" {
 		return nil
 	}
 	var roots []proto.RootRequest
-	for i, path := range t.request.Roots {
-		name := t.request.RootName
+	for i, path := range r.Roots {
+		name := r.RootName
 		if i > 0 {
 			name = fmt.Sprintf("%s-%d", name, i+1)
 		}
@@ -265,7 +267,7 @@ func (t *transfer) roots() []proto.RootRequest {
 
 // root protects what was pushed until the next push.
 func (t *transfer) root(ctx context.Context, l *link) error {
-	for _, root := range t.roots() {
+	for _, root := range t.request.roots() {
 		if err := l.ask(ctx, proto.MethodRoot, root, nil); err != nil {
 			return err
 		}

@@ -150,7 +150,7 @@ func (b *bootstrap) receive(ctx context.Context, ch transport.Channel, marker st
 		if dir, ok := strings.CutPrefix(rest, "dir="); ok && isPlainPath(dir) {
 			return dir, nil
 		}
-		return "", &BootstrapError{Host: b.host(), Reason: "the host did not take the helper (" + oneLine(rest) + ")", Output: errs()}
+		return "", &BootstrapError{Host: b.host(), Reason: "the host did not take the helper (" + oneLine(rest) + ")", Output: errs(), Unable: rest == "error=mktemp"}
 	}
 	if ctx.Err() != nil {
 		return "", context.Cause(ctx)

@@ -18,6 +18,7 @@ type hostReport struct {
 	Paths, WireBytes uint64
 	Step, Error      string
 	RunsNewBootsOld  bool
+	Notices          []string
 }
 
 // report reads the report of a run with --json, by host.
@@ -154,6 +155,71 @@ func TestAUserWithoutRootPushesWhatIsSigned(t *testing.T) {
 	if system := p.toplevel(h.Name); !valid(t, h, system) {
 		t.Errorf("%s was pushed by a trusted user and is not valid", system)
 	}
+}
+
+// A user whom Nix trusts and who does not become root: the agent cannot be started, and the host's own Nix takes the paths all the same.
+func TestAPushWhereTheHelperCannotRun(t *testing.T) {
+	t.Parallel()
+	h := boot(t, "bare", lab.Spec{Address: lab.Subnet + ".42"})
+	nixConf(t, h, "trusted-users = root plain")
+	deploy := map[string]any{"address": h.Spec.Address, "user": "plain"}
+	p := newProject(t, map[string]hostSpec{h.Name: {Content: "served", Pieces: 40, Deploy: deploy}})
+	sent := p.deploy("push", "--json").want(0, "the helper cannot run there", "nix-store --serve").report()[h.Name]
+	if sent.Outcome != "pushed" || sent.Paths < 40 || !strings.Contains(strings.Join(sent.Notices, " "), "pushed without the helper") {
+		t.Errorf("report: %+v", sent)
+	}
+	first := p.toplevel(h.Name)
+	on(t, h, "nix-collect-garbage")
+	if !valid(t, h, first) {
+		t.Errorf("%s was collected after it was pushed", first)
+	}
+	before := runs(t, h)
+	p.deploy("switch").want(3, h.Name, "become root", "activating a system needs the helper", "deploy push")
+	if got := runs(t, h); got != before {
+		t.Errorf("the host runs %s, want still %s", got, before)
+	}
+
+	// A Nix that imports, and does not serve.
+	on(t, h, `store=$(command -v nix-store) && real=$(readlink -f "$store") && rm "$store" && cat >"$store" <<END
+#!/bin/bash
+if [ "\$1" = --serve ]; then echo "nobody is served here" >&2; exit 1; fi
+exec -a nix-store "$real" "\$@"
+END
+chmod 755 "$store" && nix-store --version`)
+	p.write(map[string]hostSpec{h.Name: {Content: "imported", Pieces: 41, Deploy: deploy}})
+	p.deploy("push").want(0, "nix-store --import", "pushed without the helper")
+	second := p.toplevel(h.Name)
+	on(t, h, "nix-collect-garbage")
+	if !valid(t, h, second) {
+		t.Errorf("%s was imported and is not valid", second)
+	}
+	if valid(t, h, first) {
+		t.Errorf("%s is still there after the next push and a collection", first)
+	}
+}
+
+func TestAPushWithAPlanThatHasNoHelper(t *testing.T) {
+	hosts := takeSome(t, 2)
+	specs := each("without a helper", hosts)
+	other := specs[hosts[1].Name]
+	other.Deploy = map[string]any{"transport": "openssh"}
+	specs[hosts[1].Name] = other
+	p := newProject(t, specs)
+	p.sh(`cd "$1" && /src/helper/bin/fleet-helper plan --json --with-records >"$1-plan.json"`)
+	p.deploy("build").want(0) // the closures of a static plan exist already
+	bare := elsewhere(t, p.dir+"-bare")
+	bare.sh(`mv "${1%-bare}-plan.json" "$1/plan.json" && echo "(import 'plan.json') + { helpers: {} }" >"$1/bare.jsonnet"`)
+	report := bare.deploy("push", "--json", "--plan", "bare.jsonnet").want(0, "the plan has none for this system").report()
+	for _, h := range hosts {
+		if got := report[h.Name]; got.Outcome != "pushed" || !strings.Contains(strings.Join(got.Notices, " "), "pushed without the helper") {
+			t.Errorf("%s: %+v", h.Name, got)
+		}
+		on(t, h, "nix-collect-garbage")
+		if system := p.toplevel(h.Name); !valid(t, h, system) {
+			t.Errorf("%s was pushed to %s and is not valid", system, h.Name)
+		}
+	}
+	bare.deploy("switch", "--plan", "bare.jsonnet").want(3, "targets can be", "activating a system needs the helper")
 }
 
 func TestGarbageCollectionDoesNotTakeWhatIsBeingPushed(t *testing.T) {

@@ -56,6 +56,7 @@ var rules = [...]rule{
 	{"closure/delta", nil, "a codec"},
 	{"closure/nar", nil, "a codec"},
 	{"closure/pack", []string{"closure/delta", "closure/storepath"}, "a codec: what it reads and writes comes through interfaces"},
+	{"closure/serve", []string{"closure/storepath"}, "a protocol client"},
 	{"closure/storepath", nil, "a value"},
 	{"closure/run", nil, "the starter of processes"},
 }

@@ -125,12 +125,30 @@ func (c *connector) Connect(ctx context.Context, spec push.HostSpec) (deploy.Ses
 	if err != nil {
 		return nil, err
 	}
-	if key, provenance := session.HostKey(); provenance == transport.ProvenanceKnownHosts && key != "" {
-		if err := c.record(spec.Target.Host, "", key, provenance); err != nil {
-			c.warn(spec.Target.Host, err)
-		}
-	}
+	key, provenance := session.HostKey()
+	c.pin(spec.Target.Host, key, provenance)
 	return deploy.Wrap(session), nil
+}
+
+// Plain opens a way to push without the helper.
+func (c *connector) Plain(ctx context.Context, spec push.HostSpec, cause error) (deploy.Pusher, error) {
+	plain, err := c.Connector.Plain(ctx, spec, cause)
+	if err != nil {
+		return nil, err
+	}
+	key, provenance := plain.HostKey()
+	c.pin(spec.Target.Host, key, provenance)
+	return plain, nil
+}
+
+// pin pins a key that known_hosts vouches for.
+func (c *connector) pin(host, key string, provenance transport.Provenance) {
+	if provenance != transport.ProvenanceKnownHosts || key == "" {
+		return
+	}
+	if err := c.record(host, "", key, provenance); err != nil {
+		c.warn(host, err)
+	}
 }
 
 // record pins a host key. It is the transports' RecordHostKey too: a key that was accepted and cannot be pinned ends the connection.

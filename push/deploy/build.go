@@ -49,6 +49,9 @@ func (h *hostRun) build() error {
 		return err
 	}
 	defer func() { <-h.builds }()
+	if place == buildOnTarget && h.session == nil {
+		return h.needsHelper("building there", h.unable)
+	}
 	if place == buildOnTarget {
 		return h.buildOn(h.name, h.session)
 	}

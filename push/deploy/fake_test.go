@@ -177,6 +177,25 @@ func (w *world) Connect(ctx context.Context, spec push.HostSpec) (Session, error
 	return &fakeSession{w: w, name: name, host: w.hosts[name], made: time.Now()}, nil
 }
 
+func (w *world) Plain(ctx context.Context, spec push.HostSpec, cause error) (Pusher, error) {
+	name := spec.Target.Host
+	if err := w.do(ctx, name, "plain"); err != nil {
+		return nil, err
+	}
+	return fakePusher{&fakeSession{w: w, name: name, host: w.hosts[name], made: time.Now()}}, nil
+}
+
+// withoutNotice is what a push without the helper tells.
+const withoutNotice = "pushed without the helper"
+
+type fakePusher struct{ *fakeSession }
+
+func (p fakePusher) Push(ctx context.Context, r push.PushRequest) (push.PushResult, error) {
+	result, err := p.fakeSession.Push(ctx, r)
+	result.Notices = []string{withoutNotice}
+	return result, err
+}
+
 func (w *world) HostKey(ctx context.Context, spec push.HostSpec) (string, transport.Provenance, error) {
 	name := spec.Target.Host
 	return "ssh-ed25519 " + name, transport.ProvenancePinned, w.do(ctx, name, "handshake")

@@ -18,8 +18,11 @@ type hostRun struct {
 	name    string
 	host    plan.Host
 	session Session
-	info    proto.HostInfo
-	system  plan.System
+	// pusher is the session, or what pushes without the helper; then there is no session, and unable is why.
+	pusher Pusher
+	unable error
+	info   proto.HostInfo
+	system plan.System
 	// toplevel is the parsed path of system.
 	toplevel storepath.Path
 	want     target
@@ -56,8 +59,11 @@ func (r *deployment) host(name string) HostReport {
 	if err != nil {
 		h.fail(err)
 	}
-	if h.session != nil && !r.builders[name] {
+	switch {
+	case h.session != nil && !r.builders[name]:
 		r.sessions.giveBack(name)
+	case h.session == nil && h.pusher != nil:
+		_ = h.pusher.Close() // the result is known by now
 	}
 	return h.report
 }
@@ -176,13 +182,13 @@ func (h *hostRun) skip(steps ...plan.Step) error {
 	return nil
 }
 
-// connect opens the session, and ends here where another operator holds the host.
+// connect opens the session, or what a push does without one, and ends here where another operator holds the host.
 func (h *hostRun) connect() error {
 	session, err := h.sessions.get(h.work, h.name)
 	if err != nil {
-		return err
+		return h.withoutHelper(err)
 	}
-	h.session, h.info = session, session.Info()
+	h.session, h.pusher, h.info = session, session, session.Info()
 	h.report.Old, h.report.Generation = h.info.Current, h.info.Generation
 	return h.locked()
 }
@@ -233,10 +239,11 @@ func (h *hostRun) push() error {
 	if h.place() == buildOnTarget {
 		return h.session.Root(h.work, h.Plan.Fleet, h.toplevel)
 	}
-	result, err := h.session.Push(h.work, push.PushRequest{
+	result, err := h.pusher.Push(h.work, push.PushRequest{
 		Roots: []storepath.Path{h.toplevel}, RootName: h.Plan.Fleet, Substitute: h.substitute(h.host), Signer: h.request.Signer,
 	})
 	h.report.Paths, h.report.NarBytes, h.report.WireBytes = result.Paths, result.NarBytes, result.WireBytes
+	h.report.Notices = append(h.report.Notices, result.Notices...)
 	return err
 }
 

@@ -13,8 +13,16 @@ import (
 type Connector interface {
 	// Connect returns an open session, or one of the error types of push and its transports.
 	Connect(ctx context.Context, spec push.HostSpec) (Session, error)
+	// Plain opens a way to push to a host where the helper cannot run, for the reason that cause is, or says why there is none.
+	Plain(ctx context.Context, spec push.HostSpec, cause error) (Pusher, error)
 	// HostKey learns the key that a host proves to have, and what vouches for it, and does nothing else there.
 	HostKey(ctx context.Context, spec push.HostSpec) (string, transport.Provenance, error)
+}
+
+// Pusher pushes to one host; [push.Plain] is the real one that is no session.
+type Pusher interface {
+	Push(ctx context.Context, request push.PushRequest) (push.PushResult, error)
+	Close() error
 }
 
 // Session is an open session with one host; [push.Session] is the real one and documents the methods.

@@ -1,9 +1,9 @@
 #!/bin/sh
 # Looks at a host as the login user and changes nothing. Read by /bin/sh from its standard input, after two lines
-# that set marker (random) and helper (a store path). Every line of the answer begins with the marker, so that what
+# that set marker (random) and helper (a store path, or empty). Every line of the answer begins with the marker, so that what
 # login shells print of themselves is told apart. Runs on NixOS and Debian; no child may read the standard input.
 LC_ALL=C
-: "${marker:?}" "${helper:?}"
+: "${marker:?}" "${helper?}"
 export LC_ALL
 PATH="$PATH:/run/wrappers/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 
@@ -32,9 +32,12 @@ if [ -S /nix/var/nix/daemon-socket/socket ]; then
 fi
 say daemon "$daemon"
 
+# Nix uses a store that it may write to without the daemon.
+say own "$(holds -w /nix/var/nix)"
+
 # A path that is there need not be valid: whoever starts it checks that.
 found=missing
-if [ -x "$helper/bin/fleet-helper" ]; then found=there; fi
+if [ -n "$helper" ] && [ -x "$helper/bin/fleet-helper" ]; then found=there; fi
 say helper "$found"
 
 for tool in sudo doas run0 gzip; do

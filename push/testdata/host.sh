@@ -34,7 +34,7 @@ mkdir -p /run/sshd
 # Everybody's password is "right"; the name says what a user may do.
 hash=$(openssl passwd -6 right)
 uid=4000
-for user in sudoer free tty pty plain doas freedoas; do
+for user in sudoer free tty pty plain doas freedoas serves imports; do
 	uid=$((uid + 1))
 	printf '%s:x:%s:%s::/home/%s:/bin/sh\n' "$user" "$uid" "$uid" "$user" >>/etc/passwd
 	printf '%s:x:%s:\n' "$user" "$uid" >>/etc/group
@@ -77,5 +77,16 @@ PrintLastLog no
 MaxStartups 100
 UseDNS no
 SetEnv PATH=/usr/local/bin:/usr/bin:/bin
+Match User serves
+ForceCommand nix-store --serve --write
+Match User imports
+SetEnv PATH=/home/imports:/usr/local/bin:/usr/bin:/bin
 SSHD
+# A Nix that serves nobody.
+cat >/home/imports/nix-store <<'STORE'
+#!/bin/sh
+if [ "$1" = --serve ]; then echo "this host serves nobody" >&2; exit 1; fi
+PATH=${PATH#*:} exec nix-store "$@"
+STORE
+chmod 0755 /home/imports/nix-store
 exec /usr/sbin/sshd -D -e -f "$host/sshd_config"
