@@ -74,7 +74,10 @@ func (s *Signature) Match(c *Cutter, file io.ReaderAt, size int64) ([]delta.Copy
 		off += int64(chunk.Size)
 		return nil
 	})
-	return copies, err
+	if err != nil {
+		return nil, err
+	}
+	return copies, nil
 }
 
 // find returns the place of a chunk: next where that is one, so that a run of equal chunks is one copy.
