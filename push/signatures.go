@@ -3,7 +3,6 @@ package push
 import (
 	"bufio"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -25,8 +24,8 @@ import (
 
 const (
 	// signedNAR is the smallest path whose base is worth a signature, and worthAsking how much of such paths has to be missing before the host is asked for
-	// anything: the names of what it holds are some hundred KiB. Both in bytes of NARs.
-	signedNAR   = 256 << 10
+	// anything: the names of what it holds are some hundred KiB. Both in bytes of NARs. A question and its answer are some 70 bytes for a small path.
+	signedNAR   = chunk.MinSize
 	worthAsking = 4 << 20
 	// A base may be so many times as large as its path: signatures are a thousandth of it. maxSignedBase bounds one base, maxSigned all of a push, in bytes of
 	// NARs: what is kept of a signature, and what a host can make us read.
@@ -35,7 +34,7 @@ const (
 	maxSigned     = 16 << 30
 )
 
-// withSignatures adds to a survey what the host holds itself: bases for large paths for which our store has none, with what the paths have in common with them. What the host
+// withSignatures adds to a survey what the host holds itself: bases for paths for which our store has none, with what the paths have in common with them. What the host
 // says of that is believed as little as anything; a lie costs bytes.
 func (t *transfer) withSignatures(ctx context.Context, l *link, asked *survey, m manifest) (*survey, error) {
 	if m.plain || len(asked.strangers) == 0 || narSizes(asked.lone(m)) < worthAsking {
@@ -88,8 +87,10 @@ func (t *transfer) askSignatures(ctx context.Context, l *link, asked *survey, m 
 	if narSizes(paths) < worthAsking {
 		return asked, nil
 	}
-	r := &signatureReader{source: t.s.c.Source, survey: signed, paths: paths, copies: make([][]delta.Copy, len(paths)), silence: t.s.c.Timeouts.withDefaults().Answer}
-	_, _ = rand.Read(r.key[:]) // it never fails
+	c := t.s.c
+	r := &signatureReader{
+		source: c.Source, cuts: &c.cuts, survey: signed, paths: paths, copies: make([][]delta.Copy, len(paths)), silence: c.Timeouts.withDefaults().Answer,
+	}
 	err = r.read(ctx, l)
 	for i, info := range paths {
 		signed.foreign[info.Path] = r.copies[i]
@@ -151,8 +152,8 @@ func (s *survey) base(path storepath.Path) (base closure.PathInfo, copies []delt
 // signatureReader compares paths with what the host says of their bases.
 type signatureReader struct {
 	source closure.Source
+	cuts   *cuts
 	survey *survey
-	key    chunk.Key
 	paths  []closure.PathInfo
 	// copies are what each of paths has in common with its base.
 	copies [][]delta.Copy
@@ -162,7 +163,8 @@ type signatureReader struct {
 
 // request asks for the signatures of the paths' bases.
 func (r *signatureReader) request() proto.SignaturesRequest {
-	request := proto.SignaturesRequest{Key: r.key[:]}
+	key := r.cuts.secret()
+	request := proto.SignaturesRequest{Key: key[:]}
 	places := make(map[string]int)
 	for _, info := range r.paths {
 		base := r.survey.predecessors[info.Path]
@@ -213,7 +215,11 @@ func (r *signatureReader) read(ctx context.Context, l *link) error {
 			return err
 		}
 		if signature != nil {
-			group.Go(func() (err error) { r.copies[i], err = r.match(ctx, signature, info); return err })
+			group.Go(func() error {
+				chunks, err := r.cuts.get(ctx, r.source, info)
+				r.copies[i] = signature.Match(chunks)
+				return err
+			})
 		}
 	}
 	return nil
@@ -233,30 +239,4 @@ func readSignature(in *bufio.Reader, base closure.PathInfo) (*chunk.Signature, e
 		return nil, fmt.Errorf("what it says of %q is no signature", base.Path)
 	}
 	return chunk.Read(in, int64(base.NarSize))
-}
-
-// match compares a path with the signature of its base.
-func (r *signatureReader) match(ctx context.Context, signature *chunk.Signature, info closure.PathInfo) ([]delta.Copy, error) {
-	view, err := r.source.View(ctx, info.Path)
-	if err != nil {
-		return nil, err
-	}
-	defer view.Close()
-	if uint64(view.Size()) != info.NarSize {
-		return nil, fmt.Errorf("%q has %d bytes, not %d", info.Path, view.Size(), info.NarSize)
-	}
-	return signature.Match(chunk.NewCutter(r.key), endingReader{ctx, view}, view.Size())
-}
-
-// endingReader reads until a context ends.
-type endingReader struct {
-	ctx context.Context
-	io.ReaderAt
-}
-
-func (r endingReader) ReadAt(p []byte, off int64) (int, error) {
-	if r.ctx.Err() != nil {
-		return 0, context.Cause(r.ctx)
-	}
-	return r.ReaderAt.ReadAt(p, off)
 }

@@ -18,23 +18,25 @@ import (
 )
 
 func TestWhatOnlyTheHostHasIsNotSentAgain(t *testing.T) {
-	const n, size = 4, 2_000_000
+	same := func([]byte) []byte { return nil }
 	for _, tt := range []struct {
-		rule   string
-		change func([]byte) []byte
+		rule    string
+		n, size int
+		change  func([]byte) []byte
 		// most is what may be sent, in percent of a whole push.
 		most float64
 	}{
-		{"a rebuild", func([]byte) []byte { return nil }, 2},
-		{"a patch", func(data []byte) []byte { return slices.Insert(data, len(data)/3, []byte("patched here")...) }, 10},
+		{"a rebuild", 4, 2_000_000, same, 2},
+		{"a rebuild of small paths", 110, 40_000, same, 3},
+		{"a patch", 4, 2_000_000, func(data []byte) []byte { return slices.Insert(data, len(data)/3, []byte("patched here")...) }, 10},
 	} {
 		t.Run(tt.rule, func(t *testing.T) {
 			l := newLab(t)
 			h, empty := l.host(t, hostOptions{}), l.host(t, hostOptions{})
-			old := l.chain(t, n, size)
+			old := l.chain(t, tt.n, tt.size)
 			push(t, connect(t, l.connector(), h.spec("root")), old)
 			h.runs(t, old)
-			fresh := l.changed(t, old, n, tt.change)
+			fresh := l.changed(t, old, tt.n, tt.change)
 			l.lose(t, old)
 			whole := push(t, connect(t, l.connector(), empty.spec("root")), fresh)
 			c, r := l.connector(), &recorder{}
@@ -42,7 +44,7 @@ func TestWhatOnlyTheHostHasIsNotSentAgain(t *testing.T) {
 			result := push(t, connect(t, c, h.spec("root")), fresh)
 			share := 100 * float64(result.WireBytes) / float64(whole.WireBytes)
 			t.Logf("%d bytes crossed for %d of NARs, %.2f %% of the %d of a whole push", result.WireBytes, result.NarBytes, share, whole.WireBytes)
-			if share > tt.most || result.Paths != n {
+			if share > tt.most || result.Paths != uint64(tt.n) {
 				t.Errorf("%.2f %% were sent for %d paths, want %.2f at most", share, result.Paths, tt.most)
 			}
 			if r.count("sent whole") != 0 || r.count("damaged") != 0 {
@@ -230,6 +232,34 @@ func TestAHostThatLiesAboutWhatItHasCostsBytes(t *testing.T) {
 				t.Errorf("the user is told: %t, %+v", warned, r.events)
 			}
 		})
+	}
+}
+
+func TestWhatHostsHaveIsComparedOnceForAll(t *testing.T) {
+	const n, size = 5, 1_200_000
+	h, other, source := newMemoryHost(), newMemoryHost(), newMemoryStore()
+	source.random = rand.New(rand.NewPCG(3, 4))
+	old := h.store.system(t, n, size)
+	fresh := source.renew(t, h.store, old)
+	for path, info := range h.store.infos {
+		other.store.put(path, h.store.nars[path], info.References...)
+	}
+	c := connectorTo(t, source, h, other)
+	opened := make([]int, 2)
+	for i, host := range []*memoryHost{h, other} {
+		host.info.Current = old.String()
+		host.signs = host.own(func(path storepath.Path) []byte { return host.store.nars[path] })
+		result, err := host.session(t, c).Push(t.Context(), PushRequest{Roots: []storepath.Path{fresh}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if result.WireBytes > n*size/20 || !host.store.has(t, source, fresh) {
+			t.Errorf("%d bytes to host %d", result.WireBytes, i)
+		}
+		opened[i] = source.opened
+	}
+	if opened[0] == 0 || opened[1] != opened[0] {
+		t.Errorf("paths were opened %d times for one host, %d for two", opened[0], opened[1])
 	}
 }
 

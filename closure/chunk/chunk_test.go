@@ -47,10 +47,8 @@ func match(t testing.TB, base, target []byte) (copies []delta.Copy, common int64
 	if int64(len(encoded)) > MaxSignature(int64(len(base))) {
 		t.Fatalf("a signature of %d bytes for %d", len(encoded), len(base))
 	}
-	copies, err = signature.Match(NewCutter(key), bytes.NewReader(target), int64(len(target)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	chunks, _ := cut(t, key, target)
+	copies = signature.Match(chunks)
 	at := int64(0)
 	for _, c := range copies {
 		if c.Target < at || !bytes.Equal(target[c.Target:c.Target+c.Size], base[c.Base:c.Base+c.Size]) {
@@ -179,7 +177,7 @@ func TestAFileThatIsShorterIsAnError(t *testing.T) {
 
 func FuzzRead(f *testing.F) {
 	target := noise(9, 100_000)
-	_, good := cut(f, Key{}, target)
+	chunks, good := cut(f, Key{}, target)
 	f.Add(good, int64(100_000))
 	f.Add(good[:50], int64(1<<40))
 	f.Add([]byte{}, int64(0))
@@ -188,12 +186,8 @@ func FuzzRead(f *testing.F) {
 		if err != nil {
 			return
 		}
-		copies, err := signature.Match(NewCutter(Key{}), bytes.NewReader(target), int64(len(target)))
-		if err != nil {
-			t.Fatal(err)
-		}
 		at := int64(0)
-		for _, c := range copies {
+		for _, c := range signature.Match(chunks) {
 			if c.Size <= 0 || c.Target < at || c.Base < 0 || c.Base+c.Size > size || c.Target+c.Size > int64(len(target)) {
 				t.Fatalf("%+v behind %d in a base of %d", c, at, size)
 			}

@@ -62,22 +62,18 @@ func Read(r io.Reader, size int64) (*Signature, error) {
 	return s, nil
 }
 
-// Match returns what a file of that size has in common with the signature's, in the order of the file. The cutter has the signature's key.
-func (s *Signature) Match(c *Cutter, file io.ReaderAt, size int64) ([]delta.Copy, error) {
+// Match returns what a file of these chunks, made with the signature's key, has in common with the signature's file, in the order of the former.
+func (s *Signature) Match(chunks []Chunk) []delta.Copy {
 	var copies []delta.Copy
 	off, next := int64(0), 0
-	err := c.Cut(file, size, func(chunk Chunk) error {
+	for _, chunk := range chunks {
 		if place, ok := s.find(chunk, next); ok {
 			copies = extend(copies, delta.Copy{Target: off, Base: s.chunks[place].off, Size: int64(chunk.Size)})
 			next = place + 1
 		}
 		off += int64(chunk.Size)
-		return nil
-	})
-	if err != nil {
-		return nil, err
 	}
-	return copies, nil
+	return copies
 }
 
 // find returns the place of a chunk: next where that is one, so that a run of equal chunks is one copy.

@@ -31,9 +31,12 @@ func signed(t *testing.T, have, renewed *store, items []Item) []Item {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if items[i].Copies, err = signature.Match(cutter, bytes.NewReader(target), int64(len(target))); err != nil {
+		var chunks []chunk.Chunk
+		err = cutter.Cut(bytes.NewReader(target), int64(len(target)), func(c chunk.Chunk) error { chunks = append(chunks, c); return nil })
+		if err != nil {
 			t.Fatal(err)
 		}
+		items[i].Copies = signature.Match(chunks)
 		if len(items[i].Copies) == 0 {
 			items[i].Base, items[i].Refs = storepath.Info{}, nil
 		}
