@@ -24,7 +24,7 @@ import (
 
 const (
 	// signedNAR is the smallest path whose base is worth a signature, and worthAsking how much of such paths has to be missing before the host is asked for
-	// anything: the names of what it holds are some hundred KiB. Both in bytes of NARs. A question and its answer are some 70 bytes for a small path.
+	// anything: the names of what it holds are some hundred KiB. Both in bytes of NARs. Of a small path, name, question and answer are some 100 bytes.
 	signedNAR   = chunk.MinSize
 	worthAsking = 4 << 20
 	// A base may be so many times as large as its path: signatures are a thousandth of it. maxSignedBase bounds one base, maxSigned all of a push, in bytes of

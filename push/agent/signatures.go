@@ -41,12 +41,6 @@ func (s *session) holdings(ctx context.Context, req proto.HoldingsRequest) (prot
 	return result, nil
 }
 
-// signedBase is a base whose signature is asked for, and the map through which it is seen.
-type signedBase struct {
-	path storepath.Path
-	refs *delta.Refs
-}
-
 // signatures sends the signatures of bases, which deltas may be made against from then on.
 func (s *session) signatures(ctx context.Context, req proto.SignaturesRequest, w io.Writer) (any, error) {
 	if len(req.Key) != proto.SignatureKeySize || chunk.KeySize != proto.SignatureKeySize {
