@@ -27,7 +27,7 @@ const (
 	// anything: the names of what it holds are some hundred KiB. Both in bytes of NARs. Of a small path, name, question and answer are some 100 bytes.
 	signedNAR   = chunk.MinSize
 	worthAsking = 4 << 20
-	// A base may be so many times as large as its path: signatures are a thousandth of it. maxSignedBase bounds one base, maxSigned all of a push, in bytes of
+	// A base may be so many times as large as its path: signatures are 0.09 % of it, 0.35 % at most. maxSignedBase bounds one base, maxSigned all of a push, in bytes of
 	// NARs: what is kept of a signature, and what a host can make us read.
 	maxBaseRatio  = 8
 	maxSignedBase = 4 << 30
