@@ -142,55 +142,57 @@ func TestAHostThatLiesAboutWhatItHasCostsBytes(t *testing.T) {
 		signs func(h *memoryHost, mine map[string][]byte) proto.HandlerFunc
 		// whole says that all is sent as it is, warned that the user is told why.
 		whole, warned bool
+		// patience is how long an answer is waited for; 0 is the default.
+		patience time.Duration
 	}{
 		"it does not": {func(h *memoryHost, _ map[string][]byte) proto.HandlerFunc {
 			return h.own(func(path storepath.Path) []byte { return h.store.nars[path] })
-		}, false, false},
+		}, false, false, 0},
 		"it claims to have what is new": {func(h *memoryHost, mine map[string][]byte) proto.HandlerFunc {
 			return h.own(func(path storepath.Path) []byte { return mine[path.Name()] })
-		}, true, false},
+		}, true, false, 0},
 		"its signatures do not end": {func(h *memoryHost, _ map[string][]byte) proto.HandlerFunc {
 			return h.except(proto.MethodSignatures, endless)
-		}, true, true},
+		}, true, true, 0},
 		"its signatures are cut": {func(h *memoryHost, _ map[string][]byte) proto.HandlerFunc {
 			return h.except(proto.MethodSignatures, func(_ context.Context, req *proto.Request) (any, error) {
 				_, err := req.Stream.Write([]byte{proto.SignatureFollows, 0xff, 0xff, 1, 2})
 				return nil, err
 			})
-		}, true, true},
+		}, true, true, 0},
 		"it has no signatures": {func(h *memoryHost, _ map[string][]byte) proto.HandlerFunc {
 			return h.except(proto.MethodSignatures, func(_ context.Context, req *proto.Request) (any, error) {
 				_, err := req.Stream.Write(make([]byte, n))
 				return nil, err
 			})
-		}, true, false},
+		}, true, false, 0},
 		"it sends something else": {func(h *memoryHost, _ map[string][]byte) proto.HandlerFunc {
 			return h.except(proto.MethodSignatures, func(_ context.Context, req *proto.Request) (any, error) {
 				_, err := req.Stream.Write([]byte("\x1b]0;hello\a"))
 				return nil, err
 			})
-		}, true, true},
+		}, true, true, 0},
 		"it says nothing": {func(h *memoryHost, _ map[string][]byte) proto.HandlerFunc {
 			return h.except(proto.MethodSignatures, func(ctx context.Context, _ *proto.Request) (any, error) {
 				<-ctx.Done()
 				return nil, ctx.Err()
 			})
-		}, true, true},
+		}, true, true, 2 * time.Second},
 		"it does not say what it has": {func(h *memoryHost, _ map[string][]byte) proto.HandlerFunc {
 			return func(context.Context, *proto.Request) (any, error) {
 				return nil, &proto.Error{Code: proto.CodeInternal, Message: "no\x1b[2J"}
 			}
-		}, true, true},
+		}, true, true, 0},
 		"it has what is no path": {func(h *memoryHost, _ map[string][]byte) proto.HandlerFunc {
 			return func(context.Context, *proto.Request) (any, error) {
 				return proto.HoldingsResult{Paths: proto.Lines{"../etc/passwd 5"}}, nil
 			}
-		}, true, true},
+		}, true, true, 0},
 		"it has paths of no size": {func(h *memoryHost, _ map[string][]byte) proto.HandlerFunc {
 			return func(context.Context, *proto.Request) (any, error) {
 				return proto.HoldingsResult{Paths: proto.Lines{strings.Repeat("0", 32) + "-part-1 -1"}}, nil
 			}
-		}, true, true},
+		}, true, true, 0},
 		"its paths are larger than any": {func(h *memoryHost, _ map[string][]byte) proto.HandlerFunc {
 			return func(context.Context, *proto.Request) (any, error) {
 				result := proto.HoldingsResult{}
@@ -199,7 +201,7 @@ func TestAHostThatLiesAboutWhatItHasCostsBytes(t *testing.T) {
 				}
 				return result, nil
 			}
-		}, true, false},
+		}, true, false, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -214,7 +216,7 @@ func TestAHostThatLiesAboutWhatItHasCostsBytes(t *testing.T) {
 			h.info.Current = old.String()
 			h.signs = tt.signs(h, mine)
 			c, r := connectorTo(t, source, h), &recorder{}
-			c.Reporter, c.Timeouts.Answer = r, 2*time.Second
+			c.Reporter, c.Timeouts.Answer = r, tt.patience
 			result, err := h.session(t, c).Push(t.Context(), PushRequest{Roots: []storepath.Path{fresh}})
 			if err != nil {
 				t.Fatal(err)
