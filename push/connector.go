@@ -96,8 +96,10 @@ type Connector struct {
 	exports exportCache
 	// surveys holds what pushes ask of hosts, shop makes what they send.
 	surveys surveys
-	shopMu  sync.Mutex
-	shop    *workshop
+	// cuts compares what is sent with what only hosts have.
+	cuts   cuts
+	shopMu sync.Mutex
+	shop   *workshop
 }
 
 // HostSpec names a host and how it is reached, as the plan says.

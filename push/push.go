@@ -167,6 +167,9 @@ func (t *transfer) missing(ctx context.Context, l *link) (missing *cargo, rooted
 	if !t.s.Info().Trusted {
 		m.signer = t.request.Signer
 	}
+	if asked, err = t.withSignatures(ctx, l, asked, m); err != nil {
+		return nil, false, err
+	}
 	missing = asked.cargo(m)
 	return missing, false, t.prepare(missing.infos, missing.bytes)
 }

@@ -1,16 +1,27 @@
 package push
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
+	"fleet/closure"
 	"fleet/closure/storepath"
 )
 
 // rebuilt adds a closure of the same contents under other hashes: a builder with another name in its environment.
 func (l *lab) rebuilt(t *testing.T, root storepath.Path, n int) storepath.Path {
+	t.Helper()
+	return l.changed(t, root, n, func([]byte) []byte { return nil })
+}
+
+// changed is rebuilt, but for the contents that change returns: nil for the same.
+func (l *lab) changed(t *testing.T, root storepath.Path, n int, change func([]byte) []byte) storepath.Path {
 	t.Helper()
 	dirs, err := filepath.Glob(filepath.Join(l.dir, "chain-*.root"))
 	if err != nil {
@@ -22,6 +33,12 @@ func (l *lab) rebuilt(t *testing.T, root storepath.Path, n int) storepath.Path {
 		}
 		expression := strings.Replace(chainExpression, "name = \"chain-", "salt = \"rebuilt\"; name = \"chain-", 1)
 		dir := strings.TrimSuffix(link, ".root")
+		for i := range n {
+			name := filepath.Join(dir, strconv.Itoa(i))
+			if data := change([]byte(readFile(t, name))); data != nil {
+				write(t, name, string(data), 0o644)
+			}
+		}
 		out := command(t, "nix-build", "--option", "sandbox", "false", "--option", "build-users-group", "", "--option", "substitute", "false",
 			"-o", dir+"-rebuilt.root", "-E", fmt.Sprintf("(%s) { dir = %q; last = %d; }", expression, dir, n-1))
 		path, err := storepath.Parse(strings.TrimSpace(out))
@@ -32,6 +49,20 @@ func (l *lab) rebuilt(t *testing.T, root storepath.Path, n int) storepath.Path {
 	}
 	t.Fatalf("no chain ends in %s", root)
 	return storepath.Path{}
+}
+
+// lose deletes a closure from the operator's store, as its garbage collection does once nothing holds it, and gives the lab a store that has seen nothing of it.
+func (l *lab) lose(t *testing.T, root storepath.Path) {
+	t.Helper()
+	paths := strings.Fields(command(t, "nix-store", "--query", "--requisites", root.String()))
+	command(t, append([]string{"nix-store", "--delete", "--ignore-liveness"}, paths...)...)
+	for _, path := range paths {
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Fatalf("%s is still there: %v", path, err)
+		}
+	}
+	l.store = closure.NewLocalStore(closure.LocalOptions{})
+	t.Cleanup(func() { l.store.Close() })
 }
 
 // runs makes a host say that it runs a system.

@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"fleet/closure"
+	"fleet/closure/delta"
 	"fleet/closure/pack"
 	"fleet/closure/storepath"
 	"fleet/push/proto"
@@ -25,9 +26,13 @@ type survey struct {
 	all, paths []storepath.Path
 	// known are toplevels that the host says it has, and whose closures we know.
 	known []storepath.Path
+	// strangers are toplevels that the host says it has, and whose closures we do not know.
+	strangers []storepath.Path
 	// predecessors are what deltas of paths are made against, and bases the same without repetitions.
 	predecessors map[storepath.Path]closure.PathInfo
 	bases        []closure.PathInfo
+	// foreign are the paths whose predecessors only the host has, with what they have in common with these. It is nil before the host was asked.
+	foreign map[storepath.Path][]delta.Copy
 
 	mu      sync.Mutex
 	cargoes map[[sha256.Size]byte]*cargo
@@ -151,7 +156,8 @@ func makeSurvey(ctx context.Context, source closure.Source, graph *closure.Graph
 			return nil, context.Cause(ctx)
 		}
 		if err != nil {
-			continue // it was built elsewhere, or collected here
+			s.strangers = append(s.strangers, toplevel) // it was built elsewhere, or collected here
+			continue
 		}
 		s.known = append(s.known, toplevel)
 		for _, path := range closureOf.Topological() {
@@ -178,7 +184,9 @@ func makeSurvey(ctx context.Context, source closure.Source, graph *closure.Graph
 
 // withAll is the survey of a host that does not have what it has said: all paths are asked for.
 func (s *survey) withAll() *survey {
-	return &survey{graph: s.graph, all: s.all, paths: s.all, predecessors: s.predecessors, bases: s.bases, cargoes: make(map[[sha256.Size]byte]*cargo)}
+	return &survey{
+		graph: s.graph, all: s.all, paths: s.all, strangers: s.strangers, predecessors: s.predecessors, bases: s.bases, cargoes: make(map[[sha256.Size]byte]*cargo),
+	}
 }
 
 func (s *survey) infos(paths []storepath.Path) []closure.PathInfo {
@@ -243,8 +251,8 @@ func (s *survey) load(m manifest) *cargo {
 			info.Signatures = append(slices.Clone(info.Signatures), m.signer.Sign(info))
 		}
 		items[i] = pack.Item{Info: info}
-		if base, ok := s.predecessors[info.Path]; ok && !refused[base.Path] && !m.whole[info.Path] && !m.plain {
-			items[i].Base, items[i].Refs = base, s.refs(info, base)
+		if base, copies, ok := s.base(info.Path); ok && !refused[base.Path] && !m.whole[info.Path] && !m.plain {
+			items[i].Base, items[i].Refs, items[i].Copies = base, s.refs(info, base), copies
 		}
 	}
 	c.specs = pack.Layout(items)

@@ -53,6 +53,7 @@ var rules = [...]rule{
 	{"closure/storetest", []string{"closure"}, "private stores for tests"},
 	{"closure/direct", []string{"closure", "closure/daemon", "closure/nar", "closure/storepath", "closure/run"}, "it takes what a closure.Importer takes"},
 	{"closure/daemon", []string{"closure/nar", "closure/storepath", "closure/run"}, "a protocol client"},
+	{"closure/chunk", []string{"closure/delta"}, "a codec: it names copies as deltas do"},
 	{"closure/delta", nil, "a codec"},
 	{"closure/nar", nil, "a codec"},
 	{"closure/pack", []string{"closure/delta", "closure/storepath"}, "a codec: what it reads and writes comes through interfaces"},

@@ -150,7 +150,7 @@ func (e *Encoder) Encode(dst io.Writer, in Input) (Stats, error) {
 }
 
 func (e *Encoder) encode(in Input) error {
-	e.out.header = e.header(in)
+	e.out.header = e.header(in.Base.Size(), in.Size, in.Refs)
 	for left := in.Size; left > 0; {
 		e.chunk = grow(e.chunk, int(min(chunk, left)))
 		if _, err := io.ReadFull(in.Target, e.chunk); err != nil {
@@ -184,14 +184,14 @@ func (e *Encoder) judge() error {
 	return nil
 }
 
-func (e *Encoder) header(in Input) []byte {
+func (e *Encoder) header(base, target int64, refs *Refs) []byte {
 	header := append([]byte(Magic), 0, Version, 0)
-	header = binary.AppendUvarint(header, uint64(in.Base.Size()))
-	header = binary.AppendUvarint(header, uint64(in.Size))
+	header = binary.AppendUvarint(header, uint64(base))
+	header = binary.AppendUvarint(header, uint64(target))
 	header = binary.AppendUvarint(header, uint64(e.options.BlockSize))
-	if in.Refs.Len() > 0 {
+	if refs.Len() > 0 {
 		header[len(Magic)+2] |= flagRefs
-		header = append(header, in.Refs.id[:]...)
+		header = append(header, refs.id[:]...)
 	}
 	header[len(Magic)] = byte(len(header) - len(Magic) - 1)
 	return header

@@ -86,18 +86,26 @@ func (p *Packer) equal(base *baseView, nar []byte, off int64) bool {
 	return true
 }
 
-// describe makes the delta of nar in p.made. It is expected to begin in the base at off. It says false where a delta
-// does not pay.
-func (p *Packer) describe(base delta.Base, nar []byte, off int64) (delta.Stats, bool) {
+func (p *Packer) encoder() (*delta.Encoder, bool) {
 	if p.delta == nil {
 		encoder, err := delta.NewEncoder(delta.Options{Level: delta.LevelNone, MinMatched: minMatched, IndexSize: indexSize, CacheSize: cacheSize})
 		if err != nil {
-			return delta.Stats{}, false
+			return nil, false
 		}
 		p.delta = encoder
 	}
+	return p.delta, true
+}
+
+// describe makes the delta of nar in p.made. It is expected to begin in the base at off. It says false where a delta
+// does not pay.
+func (p *Packer) describe(base delta.Base, nar []byte, off int64) (delta.Stats, bool) {
+	encoder, ok := p.encoder()
+	if !ok {
+		return delta.Stats{}, false
+	}
 	p.made.Reset()
-	stats, err := p.delta.Encode(&p.made, delta.Input{Base: base, Target: bytes.NewReader(nar), Size: int64(len(nar)), At: off})
+	stats, err := encoder.Encode(&p.made, delta.Input{Base: base, Target: bytes.NewReader(nar), Size: int64(len(nar)), At: off})
 	return stats, err == nil
 }
 
@@ -117,14 +125,19 @@ func (p *Packer) piece(e *entry, nar []byte, off int64) (sure bool) {
 	}
 	from, size := around(at, share, base.Size())
 	stats, ok := p.describe(io.NewSectionReader(base, from, size), nar, at-from)
-	if !ok || stats.Literal*10 > int64(len(nar))*9 {
+	return ok && p.takePiece(e, stats, int64(len(nar)), from, size)
+}
+
+// takePiece takes the delta that was made of a segment against a piece of the base, if it pays, and says whether it pays for sure.
+func (p *Packer) takePiece(e *entry, stats delta.Stats, nar, from, size int64) (sure bool) {
+	if stats.Literal*10 > nar*9 {
 		return false
 	}
 	e.body = bodyDelta
 	p.bodies = binary.AppendUvarint(p.bodies, uint64(from))
 	p.bodies = binary.AppendUvarint(p.bodies, uint64(size))
 	p.bodies = append(p.bodies, p.made.Bytes()...)
-	return stats.Literal*4 < int64(len(nar))
+	return stats.Literal*4 < nar
 }
 
 // around returns the piece of a base of that size that is looked at for a segment which should be at off, and of which share was found

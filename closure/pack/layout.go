@@ -116,6 +116,17 @@ func (s Spec) Key() [sha256.Size]byte {
 			k.text(from)
 			k.text(item.Refs[from])
 		}
+		copies := item.Copies
+		if s.segmented() {
+			copies = s.copies()
+		}
+		// Beside those of this piece it matters whether there are any at all.
+		k.number(uint64(min(1, len(item.Copies)) + len(copies)))
+		for _, c := range copies {
+			k.number(uint64(c.Target))
+			k.number(uint64(c.Base))
+			k.number(uint64(c.Size))
+		}
 	}
 	return sha256.Sum256(k.data)
 }

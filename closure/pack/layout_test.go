@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"fleet/closure/delta"
 	"fleet/closure/storepath"
 )
 
@@ -144,20 +145,22 @@ func TestAKeyIsEverythingThatTheBytesDependOn(t *testing.T) {
 	}
 	keys := map[[32]byte]string{one.Key(): "nothing"}
 	for name, change := range map[string]func(*Spec, *Item){
-		"segment":    func(s *Spec, _ *Item) { s.Segment = 1 },
-		"item":       func(s *Spec, _ *Item) { s.Items = append(s.Items, Item{}) },
-		"path":       func(_ *Spec, i *Item) { i.Info.Path = ref },
-		"hash":       func(_ *Spec, i *Item) { i.Info.NarHash[0]++ },
-		"size":       func(_ *Spec, i *Item) { i.Info.NarSize++ },
-		"references": func(_ *Spec, i *Item) { i.Info.References = nil },
-		"deriver":    func(_ *Spec, i *Item) { i.Info.Deriver = base },
-		"signatures": func(_ *Spec, i *Item) { i.Info.Signatures[0] += "d" },
-		"address":    func(_ *Spec, i *Item) { i.Info.CA = "" },
-		"base":       func(_ *Spec, i *Item) { i.Base.Path = ref },
-		"base hash":  func(_ *Spec, i *Item) { i.Base.NarHash[0]++ },
-		"base size":  func(_ *Spec, i *Item) { i.Base.NarSize++ },
-		"refs":       func(_ *Spec, i *Item) { i.Refs[ref.Hash()] = base.Hash() },
-		"no refs":    func(_ *Spec, i *Item) { i.Refs = nil },
+		"segment":        func(s *Spec, _ *Item) { s.Segment = 1 },
+		"item":           func(s *Spec, _ *Item) { s.Items = append(s.Items, Item{}) },
+		"path":           func(_ *Spec, i *Item) { i.Info.Path = ref },
+		"hash":           func(_ *Spec, i *Item) { i.Info.NarHash[0]++ },
+		"size":           func(_ *Spec, i *Item) { i.Info.NarSize++ },
+		"references":     func(_ *Spec, i *Item) { i.Info.References = nil },
+		"deriver":        func(_ *Spec, i *Item) { i.Info.Deriver = base },
+		"signatures":     func(_ *Spec, i *Item) { i.Info.Signatures[0] += "d" },
+		"address":        func(_ *Spec, i *Item) { i.Info.CA = "" },
+		"base":           func(_ *Spec, i *Item) { i.Base.Path = ref },
+		"base hash":      func(_ *Spec, i *Item) { i.Base.NarHash[0]++ },
+		"base size":      func(_ *Spec, i *Item) { i.Base.NarSize++ },
+		"refs":           func(_ *Spec, i *Item) { i.Refs[ref.Hash()] = base.Hash() },
+		"copies":         func(_ *Spec, i *Item) { i.Copies = []delta.Copy{{Target: 1, Base: 2, Size: 3}} },
+		"copies' places": func(_ *Spec, i *Item) { i.Copies = []delta.Copy{{Target: 2, Base: 1, Size: 3}} },
+		"no refs":        func(_ *Spec, i *Item) { i.Refs = nil },
 	} {
 		changed := spec()
 		change(&changed, &changed.Items[0])

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 
+	"fleet/closure/delta"
 	"fleet/closure/storepath"
 )
 
@@ -80,6 +81,9 @@ type Item struct {
 	// Refs are the hash parts of store paths in the base, and those that this path has in their places, as for
 	// [delta.NewRefs].
 	Refs map[string]string
+	// Copies, where there are some, are what the path has in common with its base as that is seen through Refs, in the order of the path: the base itself
+	// is not needed then. They lie within both, and do not overlap in the path.
+	Copies []delta.Copy
 }
 
 // large says whether the path is described in segments.

@@ -126,7 +126,11 @@ func (p *Packer) small(e *entry, item Item) error {
 	if err != nil {
 		return err
 	}
-	if base := p.base(*e, maxSmallBase); base != nil {
+	if len(item.Copies) > 0 {
+		if p.assembleSmall(e, item.Copies, nar) {
+			return nil
+		}
+	} else if base := p.base(*e, maxSmallBase); base != nil {
 		defer base.Close()
 		if e.baseSize == e.info.NarSize && p.equal(base, nar, 0) {
 			e.body = bodySame
@@ -181,7 +185,12 @@ func (p *Packer) segment(ctx context.Context, spec Spec) (Unit, error) {
 		return Unit{}, err
 	}
 	e := newEntry(item)
-	sure := p.piece(&e, nar, int64(off))
+	sure := false
+	if len(item.Copies) > 0 {
+		sure = p.assemblePiece(&e, spec.copies(), nar, int64(off))
+	} else {
+		sure = p.piece(&e, nar, int64(off))
+	}
 	if e.body != bodyPlain {
 		unit.Delta = unit.NAR
 		if unit.Bytes, err = p.finishSegment(e, spec.Segment); err != nil || sure {

@@ -78,6 +78,8 @@ func newSession(host *Host, dir string, owner int) *session {
 			}
 			return s.importUnits(ctx, params, req.Stream)
 		},
+		proto.MethodHoldings:     with(s.holdings),
+		proto.MethodSignatures:   withStream(s.signatures),
 		proto.MethodExport:       withStream(s.export),
 		proto.MethodClosure:      with(s.closure),
 		proto.MethodRoot:         with(s.root),

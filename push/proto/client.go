@@ -94,7 +94,7 @@ func (c *Client) Open(ctx context.Context, method string, params any) (*Stream, 
 // answerLimit bounds the answer to a request of a size, in bytes.
 func answerLimit(method string, request int) int {
 	switch method {
-	case MethodClosure, MethodSecretsRun, MethodSecretsRewrap:
+	case MethodClosure, MethodHoldings, MethodSecretsRun, MethodSecretsRewrap:
 		return MaxMessage
 	case MethodSecretsOpen:
 		return maxSecretValue

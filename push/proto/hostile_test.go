@@ -233,6 +233,7 @@ func TestTheBoundOfAnAnswerIsThatOfItsMethod(t *testing.T) {
 		"most methods say little":                     {MethodInfo, 100, maxAnswer},
 		"who is asked much may answer as much":        {MethodMissing, 5 << 20, 5 << 20},
 		"a closure is as large as it is":              {MethodClosure, 100, MaxMessage},
+		"so is what a host holds":                     {MethodHoldings, 100, MaxMessage},
 		"a value is sealed to many owners":            {MethodSecretsRun, 100, MaxMessage},
 		"values are sealed to more than they came in": {MethodSecretsRewrap, 5 << 20, MaxMessage},
 		"a value that is shown is one value":          {MethodSecretsOpen, 5 << 20, maxSecretValue},
