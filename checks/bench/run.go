@@ -87,13 +87,13 @@ func (f *field) command(ctx context.Context, c cell, method string, targets []*l
 	if err != nil {
 		return nil, nil, err
 	}
-	done = func() { file.Close(); os.Remove(file.Name()) }
+	remove := func() { file.Close(); os.Remove(file.Name()) }
 	if err := closure.CopyPaths(file, closure.Without(before)); err != nil {
-		done()
+		remove()
 		return nil, nil, err
 	}
 	if _, err := file.Seek(0, 0); err != nil {
-		done()
+		remove()
 		return nil, nil, err
 	}
 	text := "nix-store --import >/dev/null"
@@ -102,11 +102,11 @@ func (f *field) command(ctx context.Context, c cell, method string, targets []*l
 	}
 	cmd, release, err := owned(ctx, targets[0], "sh", "-c", text)
 	if err != nil {
-		done()
+		remove()
 		return nil, nil, err
 	}
 	cmd.Stdin = file
-	return cmd, func() { release(); done() }, nil
+	return cmd, func() { release(); remove() }, nil
 }
 
 // owned prepares a command that is counted as the host's.
