@@ -146,9 +146,10 @@ func levelOf(zstd int) pack.Level {
 }
 
 const (
-	// pieceTime is the least time over which the link is measured, and pieces is how many measurements are remembered.
-	pieceTime = 100 * time.Millisecond
-	pieces    = 16
+	// pieceTime is the time over which the link is measured, or less where it has carried pieceBytes; pieces is how many measurements are remembered.
+	pieceTime  = 100 * time.Millisecond
+	pieceBytes = 4 << 20
+	pieces     = 16
 	// firstBytes are not measured: buffers on the way take them at once.
 	firstBytes = 1 << 20
 )
@@ -186,7 +187,7 @@ func (m *linkMeter) received(now time.Time, bytes int64) {
 		m.spent, m.bytes = 0, 0
 		return
 	}
-	if m.bytes += bytes; m.spent < pieceTime {
+	if m.bytes += bytes; m.spent < pieceTime && m.bytes < pieceBytes || m.spent == 0 {
 		return
 	}
 	m.rates = append(m.rates, float64(m.bytes)/m.spent.Seconds())

@@ -150,7 +150,7 @@ func (s *sending) listen(began time.Time, ready chan<- struct{}) error {
 		}
 		begun = true
 		s.l.roundTrip(time.Since(began))
-		if err := s.shipment.rewind(*event.Next); err != nil {
+		if err := s.shipment.rewind(*event.Next, s.l.rtt()); err != nil {
 			return err
 		}
 		close(ready)

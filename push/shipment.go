@@ -14,6 +14,9 @@ const (
 	maxUnderWay = 64 << 20
 	// aheadTime is for how long a link has enough to do with what is made ahead.
 	aheadTime = time.Second
+	// A host with a round trip below nearRTT is supposed to be in the same network, and reached at nearRate, in bytes/s, until that was measured.
+	nearRTT  = 5 * time.Millisecond
+	nearRate = 125e6
 )
 
 // shipment is a cargo on its way to a host, over one connection after the other. Of a unit it keeps the size alone: one that has to be sent again is made
@@ -40,6 +43,8 @@ type shipment struct {
 	ahead    []*work
 	unitSize float64
 	link     linkMeter
+	// rtt is the connection's round trip, 0 where it is not known.
+	rtt time.Duration
 	// nars is the size of all NARs that the received units describe.
 	nars uint64
 	// stopped is why nothing is handed out any more.
@@ -90,10 +95,11 @@ func (s *shipment) stop(attempt int, err error) {
 	s.cond.Broadcast()
 }
 
-// rewind takes the number of the unit that the host expects, at the beginning of an attempt.
-func (s *shipment) rewind(next uint32) error {
+// rewind takes the number of the unit that the host expects, at the beginning of an attempt over a connection with that round trip.
+func (s *shipment) rewind(next uint32, rtt time.Duration) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.rtt = rtt
 	if uint64(next) < uint64(s.received) || uint64(next) > uint64(s.next) {
 		return fmt.Errorf("it expects unit %d after it has received %d of %d", next, s.received, s.next)
 	}
@@ -174,9 +180,17 @@ func (s *shipment) orderNext() {
 	if !o.exact {
 		kind := kindOf(o.spec)
 		costs, workers := s.shop.costs(kind)
-		o.level = chooseLevel(costs, s.link.rate(), workers, kind)
+		o.level = chooseLevel(costs, s.expectedRate(), workers, kind)
 	}
 	s.ahead = append(s.ahead, s.shop.order(s.lane, o))
+}
+
+// expectedRate is the link's speed in bytes/s, as measured, or as it is where hosts are that near; 0 where nothing is known.
+func (s *shipment) expectedRate() float64 {
+	if rate := s.link.rate(); rate > 0 || s.rtt == 0 || s.rtt > nearRTT {
+		return rate
+	}
+	return nearRate
 }
 
 // depth is how many units are made ahead: enough for all workers on a fast link, and one on a slow link or where memory is short.
