@@ -93,6 +93,17 @@ func (s *LocalStore) NAR(ctx context.Context, path storepath.Path, w io.Writer) 
 	return nil
 }
 
+// Files visits the path's files, as [nar.Files] does.
+func (s *LocalStore) Files(ctx context.Context, path storepath.Path, visit func(name string, size uint64, contents io.Reader) error) error {
+	err := nar.Files(filepath.Join("/", s.opts.Root, path.String()), func(name string, size uint64, contents io.Reader) error {
+		return errors.Join(context.Cause(ctx), visit(name, size, contents))
+	})
+	if err != nil {
+		return fmt.Errorf("read %q: %w", path, err)
+	}
+	return nil
+}
+
 // View opens the path's NAR, straight from the file system.
 func (s *LocalStore) View(_ context.Context, path storepath.Path) (View, error) {
 	return nar.OpenView(filepath.Join("/", s.opts.Root, path.String()))

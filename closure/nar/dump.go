@@ -1,6 +1,7 @@
 package nar
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +24,17 @@ func Size(path string) (uint64, error) {
 	nw := NewWriter(io.Discard)
 	err := dump(nw, path, measureFile)
 	return nw.Size(), err
+}
+
+// Files visits the files of what is at path, in the order of its NAR; visit reads as much of the contents as it wants. What would be an error of [Dump] is one here,
+// but for files that are not read to their end.
+func Files(path string, visit func(name string, size uint64, contents io.Reader) error) error {
+	// The writer checks the tree; nobody wants its structure.
+	w := &Writer{w: bufio.NewWriterSize(io.Discard, viewBuffer)}
+	return dump(w, path, func(w *Writer, at int, name, inside string, executable bool, size uint64) error {
+		err := readFile(at, name, inside, size, func(contents io.Reader) error { return visit(inside, size, contents) })
+		return errors.Join(err, measureFile(w, at, name, inside, executable, size))
+	})
 }
 
 // fileFunc writes one file of a walk.
@@ -87,6 +99,11 @@ func (d *dumper) directory(at int, name, path string) error {
 }
 
 func dumpFile(w *Writer, at int, name, path string, executable bool, size uint64) error {
+	return readFile(at, name, path, size, func(contents io.Reader) error { return w.File(path, executable, size, contents) })
+}
+
+// readFile hands the contents of a file of that size to read.
+func readFile(at int, name, path string, size uint64, read func(io.Reader) error) error {
 	// O_NONBLOCK: should a pipe have taken the file's place, opening it must not wait for a writer.
 	fd, err := open(at, name, unix.O_NONBLOCK|unix.O_NOCTTY)
 	if err != nil {
@@ -100,7 +117,7 @@ func dumpFile(w *Writer, at int, name, path string, executable bool, size uint64
 	if stat.Mode&unix.S_IFMT != unix.S_IFREG || uint64(stat.Size) != size {
 		return &FormatError{Path: path, Reason: "the file changed while it was read"}
 	}
-	return w.File(path, executable, size, fdReader(fd))
+	return read(fdReader(fd))
 }
 
 func measureFile(w *Writer, _ int, _, path string, executable bool, size uint64) error {

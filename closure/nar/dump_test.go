@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -181,5 +182,44 @@ func BenchmarkDump(b *testing.B) {
 		if err := Dump(io.Discard, dir); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+func TestFilesAreVisitedInTheOrderOfTheNAR(t *testing.T) {
+	dir := t.TempDir()
+	for name, contents := range map[string]string{"b": "second", "a/z": "first", "a.b": "in between", "c/empty": ""} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(contents), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("b", filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	var seen []string
+	visit := func(name string, size uint64, contents io.Reader) error {
+		data := make([]byte, min(size, 5))
+		_, err := io.ReadFull(contents, data)
+		seen = append(seen, fmt.Sprintf("%s %d %s", name, size, data))
+		return err
+	}
+	if err := Files(dir, visit); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"a/z 5 first", "a.b 10 in be", "b 6 secon", "c/empty 0 "}
+	if !slices.Equal(seen, want) {
+		t.Errorf("got %q", seen)
+	}
+	enough := errors.New("enough")
+	if err := Files(dir, func(string, uint64, io.Reader) error { return enough }); !errors.Is(err, enough) {
+		t.Error(err)
+	}
+	if err := syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Files(dir, visit); err == nil || !strings.Contains(err.Error(), "neither a file") {
+		t.Error(err)
 	}
 }

@@ -17,7 +17,7 @@ const (
 
 // Parse reads one NAR, which must be all that r holds, and hands its nodes to h.
 func Parse(r io.Reader, h Handler) error {
-	br := bufio.NewReaderSize(r, readBuffer)
+	br := bufio.NewReaderSize(r, bufferFor(r))
 	if err := ParseStream(br, h); err != nil {
 		return err
 	}
@@ -28,6 +28,14 @@ func Parse(r io.Reader, h Handler) error {
 		return fmt.Errorf("nar: read: %w", err)
 	}
 	return nil
+}
+
+// bufferFor is the size of a buffer for r: most NARs are small, and clearing a large buffer takes longer than reading them.
+func bufferFor(r io.Reader) int {
+	if whole, ok := r.(interface{ Len() int }); ok {
+		return min(readBuffer, max(minStreamBuffer, whole.Len()))
+	}
+	return readBuffer
 }
 
 // ParseStream is [Parse] for a NAR inside of a longer stream: it reads exactly to the NAR's end. The

@@ -12,7 +12,6 @@ import (
 
 	"fleet/closure"
 	"fleet/closure/daemon"
-	"fleet/closure/nar"
 	"fleet/closure/storepath"
 	"fleet/evaluator/plan"
 	"fleet/secretsgen/public"
@@ -23,10 +22,16 @@ import (
 // it came. It is safe for concurrent use; every store path is looked into once, for the first host that gets it.
 type Leaks struct {
 	// Source is this machine's store.
-	Source closure.Source
+	Source LeakSource
 
 	mu   sync.Mutex
 	seen map[storepath.Path]bool
+}
+
+// LeakSource is where systems are looked into; [closure.LocalStore] is one, and documents the methods.
+type LeakSource interface {
+	Closure(ctx context.Context, roots ...storepath.Path) (*closure.Graph, error)
+	Files(ctx context.Context, path storepath.Path, visit func(name string, size uint64, contents io.Reader) error) error
 }
 
 // Leak is a private key in a store.
@@ -113,41 +118,24 @@ func (l *Leaks) claim(path storepath.Path) bool {
 }
 
 // look reads one path.
-func (l *Leaks) look(ctx context.Context, path storepath.Path) ([]Leak, error) {
-	read, write := io.Pipe()
-	go func() { write.CloseWithError(l.Source.NAR(ctx, path, write)) }()
-	defer read.Close()
-	found := &leakReader{root: path.String()}
-	err := nar.Parse(read, found)
-	return found.leaks, err
-}
-
-// leakReader looks into the files of a path.
-type leakReader struct {
-	root  string
-	leaks []Leak
-}
-
-// Directory implements [nar.Handler].
-func (*leakReader) Directory(string) error { return nil }
-
-// Symlink implements [nar.Handler].
-func (*leakReader) Symlink(string, string) error { return nil }
-
-// File implements [nar.Handler].
-func (r *leakReader) File(name string, _ bool, size uint64, contents io.Reader) error {
-	if size > maxLeakFile {
+func (l *Leaks) look(ctx context.Context, root storepath.Path) ([]Leak, error) {
+	var leaks []Leak
+	var data []byte
+	defer func() { clear(data) }()
+	err := l.Source.Files(ctx, root, func(name string, size uint64, contents io.Reader) error {
+		if size > maxLeakFile {
+			return nil
+		}
+		data = slices.Grow(data[:0], int(size))[:size]
+		if _, err := io.ReadFull(contents, data); err != nil {
+			return err
+		}
+		if kind := public.WholePrivateKey(data); kind != "" {
+			leaks = append(leaks, Leak{File: path.Join(root.String(), name), Kind: kind})
+		}
 		return nil
-	}
-	data := make([]byte, size)
-	defer clear(data)
-	if _, err := io.ReadFull(contents, data); err != nil {
-		return err
-	}
-	if kind := public.WholePrivateKey(data); kind != "" {
-		r.leaks = append(r.leaks, Leak{File: path.Join(r.root, name), Kind: kind})
-	}
-	return nil
+	})
+	return leaks, err
 }
 
 // lookForLeaks begins to look for private keys that the host's system would have every user of the host read. What it returns waits for that to end, and warns of

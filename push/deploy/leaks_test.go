@@ -7,7 +7,6 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"io"
 	"slices"
 	"strings"
@@ -17,7 +16,6 @@ import (
 
 	"fleet/closure"
 	"fleet/closure/daemon"
-	"fleet/closure/nar"
 	"fleet/closure/storepath"
 	"fleet/closure/storetest"
 	"fleet/evaluator/plan"
@@ -83,13 +81,8 @@ func (s keySource) Closure(_ context.Context, roots ...storepath.Path) (*closure
 	return closure.NewGraph(roots, []closure.PathInfo{{Path: roots[0], NarSize: 1}})
 }
 
-func (s keySource) NAR(_ context.Context, _ storepath.Path, w io.Writer) error {
-	n := nar.NewWriter(w)
-	return errors.Join(n.Directory(""), n.Directory("etc"), n.File("etc/app.toml", false, uint64(len(s.key)), strings.NewReader(s.key)), n.Close())
-}
-
-func (s keySource) View(context.Context, storepath.Path) (closure.View, error) {
-	return nil, errors.New("nobody views it")
+func (s keySource) Files(_ context.Context, _ storepath.Path, visit func(string, uint64, io.Reader) error) error {
+	return visit("etc/app.toml", uint64(len(s.key)), strings.NewReader(s.key))
 }
 
 func TestADeploymentWarnsOfPrivateKeys(t *testing.T) {
