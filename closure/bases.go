@@ -2,6 +2,7 @@ package closure
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"maps"
 	"slices"
 
@@ -10,6 +11,7 @@ import (
 
 // ChooseBases finds for each of paths the path of have that is most likely its predecessor, which a delta is made against. In this order, it has
 //
+//   - the same contents, under whatever name: they have moved;
 //   - the same name: "etc", "source", "unit-sshd.service";
 //   - the same name but for the version, which are the parts that begin with a digit: "openssl-3.0.13-dev" for "openssl-3.0.14-dev", with the
 //     same number of dashes if there is one;
@@ -27,11 +29,19 @@ func ChooseBases(paths, have []PathInfo) map[storepath.Path]PathInfo {
 		there[info.Path] = true
 		c.named[info.Path.Name()] = append(c.named[info.Path.Name()], info)
 	}
+	moved := make(map[[sha256.Size]byte]PathInfo, len(old))
+	for _, info := range old {
+		moved[info.NarHash] = info
+	}
 	var left []PathInfo
 	for _, info := range uniqueInfos(paths) {
-		if there[info.Path] {
+		same, found := moved[info.NarHash]
+		switch {
+		case there[info.Path]:
 			c.taken[info.Path] = true
-		} else {
+		case found && same.NarSize == info.NarSize && info.NarHash != [sha256.Size]byte{}:
+			c.bases[info.Path] = same
+		default:
 			left = append(left, info)
 		}
 	}

@@ -267,3 +267,15 @@ func BenchmarkChooseBases(b *testing.B) {
 		ChooseBases(paths, have)
 	}
 }
+
+func TestABaseIsWhatHasTheSameContents(t *testing.T) {
+	path, other, renamed := named(t, '0', "app-2:100"), named(t, 'z', "app-1:100"), named(t, 'y', "application-2:100")
+	path.NarHash, renamed.NarHash, other.NarHash = [32]byte{1}, [32]byte{1}, [32]byte{2}
+	if got := ChooseBases([]PathInfo{path}, []PathInfo{other, renamed})[path.Path].Path; got != renamed.Path {
+		t.Errorf("got %q", got)
+	}
+	renamed.NarSize++ // so it says nothing true
+	if got := ChooseBases([]PathInfo{path}, []PathInfo{other, renamed})[path.Path].Path; got != other.Path {
+		t.Errorf("got %q", got)
+	}
+}
