@@ -228,10 +228,12 @@ func (h *hostRun) push() error {
 	if h.place() == buildOnTarget {
 		return h.session.Root(h.work, h.Plan.Fleet, h.toplevel)
 	}
-	result, err := h.session.Push(h.work, push.PushRequest{
+	request := push.PushRequest{
 		Roots: []storepath.Path{h.toplevel}, RootName: h.Plan.Fleet, Substitute: h.substitute(h.host), Signer: h.request.Signer,
-	})
-	h.report.Paths, h.report.NarBytes, h.report.WireBytes = result.Paths, result.NarBytes, result.WireBytes
+	}
+	taken := h.takeFromRelay(request)
+	sent, err := h.session.Push(h.work, request)
+	h.report.Paths, h.report.NarBytes, h.report.WireBytes = taken.Paths+sent.Paths, taken.NarBytes+sent.NarBytes, taken.WireBytes+sent.WireBytes
 	return err
 }
 
