@@ -120,7 +120,11 @@ type RelayError struct {
 }
 
 func (e *RelayError) Error() string {
-	return fmt.Sprintf("bring paths to %q by its relay %q: %v", e.Host, e.Relay, e.Err)
+	reason := e.Err.Error()
+	if answer, ok := errors.AsType[*AgentError](e.Err); ok && answer.Method == proto.MethodTake {
+		reason = answer.Message // it is the host itself that says it
+	}
+	return fmt.Sprintf("bring paths to %q by its relay %q: %s", e.Host, e.Relay, reason)
 }
 
 // Unwrap gives the cause.

@@ -253,7 +253,7 @@ func (s *session) serveOffer(ctx context.Context, o *offer, conn *tls.Conn) (res
 		delete(o.paths, path)
 		infos[i] = info
 	}
-	result, err = s.exportInfos(ctx, infos, offerLevel, conn)
+	result, err = s.exportInfos(ctx, infos, offerLevel, patient{conn})
 	// The end of the stream is ours alone to say: a cut looks different to the peer.
 	return result, errors.Join(err, conn.CloseWrite())
 }

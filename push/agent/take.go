@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"strings"
 
 	"fleet/closure/pack"
 	"fleet/closure/storepath"
@@ -105,18 +106,20 @@ func fromWire(wire proto.PathInfo) (storepath.Info, error) {
 // dial tries the relay's addresses, one after the other, and stays with the first where the relay proves its key.
 func (t *taking) dial(ctx context.Context, key tunnelKey) (*tls.Conn, error) {
 	config := key.config(func(hash string) bool { return hash == t.from.Key })
-	var errs []error
+	dialing, cancel := context.WithTimeout(ctx, dialAllTime)
+	defer cancel()
+	var errs []string
 	for _, address := range t.from.Addresses {
-		conn, err := dialOne(ctx, net.JoinHostPort(address, strconv.Itoa(t.from.Port)), config)
+		conn, err := dialOne(dialing, net.JoinHostPort(address, strconv.Itoa(t.from.Port)), config)
 		if err == nil {
 			return conn, nil
 		}
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		errs = append(errs, err)
+		errs = append(errs, err.Error())
 	}
-	e := proto.Errorf(proto.CodeNotFound, "reach the relay %q: %v", oneLine(t.from.Relay), errors.Join(errs...))
+	e := proto.Errorf(proto.CodeNotFound, "reach the relay %q: %s", oneLine(t.from.Relay), strings.Join(errs, "; "))
 	e.Remedy = fmt.Sprintf("see that this host reaches TCP port %d of the relay, whose firewall opens it once the relay itself was deployed: deploy.relay, deploy.relayPort", t.from.Port)
 	return nil, e
 }

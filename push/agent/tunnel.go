@@ -20,9 +20,13 @@ const (
 	handshakeTime = 10 * time.Second
 	// dialTime is how long one address of a relay is tried.
 	dialTime = 3 * time.Second
+	// dialAllTime is how long all of them are.
+	dialAllTime = 15 * time.Second
 	// trickle is how many bytes have to come within tricklePatience, waited for and not counting what the host needs for its own work.
 	trickle         = 64 << 10
 	tricklePatience = 30 * time.Second
+	// takePatience is how long a peer may take nothing of what it is sent, while its disk is busy.
+	takePatience = 5 * time.Minute
 )
 
 // tunnelKey is a key for one push, and its hash: all that the other side has to know of it. TLS wants it in a certificate, which says nothing else.
@@ -99,6 +103,16 @@ func (s *steady) Read(p []byte) (int, error) {
 		err = fmt.Errorf("less than %d KiB came within %s", trickle>>10, tricklePatience)
 	}
 	return n, err
+}
+
+// patient writes to a connection, and fails where a peer takes nothing for too long.
+type patient struct{ conn net.Conn }
+
+func (p patient) Write(b []byte) (int, error) {
+	if err := p.conn.SetWriteDeadline(time.Now().Add(takePatience)); err != nil {
+		return 0, err
+	}
+	return p.conn.Write(b)
 }
 
 var errTooMuch = errors.New("more came than the paths take")

@@ -17,7 +17,9 @@ const maxTakers = 4
 type relay struct {
 	// filling is held by who pushes to it: hosts that are to have the same find it there then.
 	filling chan struct{}
-	takers  chan struct{}
+	// failed is why a push to it did not go well: nobody else waits for the same. Who fills it owns this.
+	failed error
+	takers chan struct{}
 }
 
 // relayOf is the name of a host's relay, empty where it has none or needs none.
@@ -74,17 +76,23 @@ func (h *hostRun) takeFromRelay(request push.PushRequest) push.PushResult {
 
 // fillRelay sees to it that the relay has what is pushed, and keeps it until the host's next push.
 func (h *hostRun) fillRelay(name string, request push.PushRequest) (Session, error) {
-	filling := h.relays[name].filling
-	if err := h.acquire(filling); err != nil {
+	r := h.relays[name]
+	if err := h.acquire(r.filling); err != nil {
 		return nil, err
 	}
-	defer func() { <-filling }()
+	defer func() { <-r.filling }()
+	if r.failed != nil {
+		return nil, r.failed
+	}
 	session, err := h.sessions.get(h.work, name)
 	if err != nil {
 		return nil, err
 	}
 	h.emit(plan.Event{Kind: plan.EventProgress, Message: fmt.Sprintf("to the relay %q first", name)})
 	request.RootName, request.Substitute = "relay-"+h.Plan.Fleet+"-"+h.name, h.substitute(h.Plan.Hosts[name])
-	_, err = session.Push(h.work, request)
-	return session, err
+	if _, err := session.Push(h.work, request); err != nil {
+		r.failed = err
+		return nil, err
+	}
+	return session, nil
 }
