@@ -144,6 +144,8 @@ type memoryHost struct {
 	refuse map[string]*proto.Error
 	// say, where it is set, is said in place of the first event of a transfer.
 	say string
+	// other answers what nothing else here does.
+	other proto.HandlerFunc
 	// forget lets the agent forget a transfer whose connection was lost.
 	forget bool
 
@@ -298,6 +300,9 @@ func (h *memoryHost) handle(ctx context.Context, req *proto.Request) (any, error
 		return h.receive(ctx, params, req.Stream)
 	case proto.MethodRoot, proto.MethodEnd:
 		return nil, nil
+	}
+	if h.other != nil {
+		return h.other(ctx, req)
 	}
 	return nil, proto.Errorf(proto.CodeUsage, "unknown method %q", req.Method)
 }

@@ -36,7 +36,8 @@ type Offer struct {
 	Addresses []string
 
 	stream *proto.Stream
-	// patience is how long Close waits for the relay.
+	// cancel ends the stream's context, and patience is how long Close waits for the relay before.
+	cancel   context.CancelFunc
 	patience time.Duration
 }
 
@@ -51,34 +52,45 @@ func (s *Session) Offer(ctx context.Context, request OfferRequest) (*Offer, erro
 	return offer, s.answer(proto.MethodOffer, err)
 }
 
-func (l *link) offer(ctx context.Context, params proto.OfferRequest) (*Offer, error) {
-	timeouts := l.s.c.Timeouts.withDefaults()
+func (l *link) offer(ctx context.Context, params proto.OfferRequest) (offer *Offer, err error) {
+	ctx, heard, cancel := l.untilSilent(ctx, proto.MethodOffer)
+	defer func() {
+		if offer == nil {
+			cancel()
+		}
+	}()
 	stream, err := l.control.Open(ctx, proto.MethodOffer, params)
 	if err != nil {
 		return nil, err
 	}
-	silent := time.AfterFunc(timeouts.Answer, stream.Cancel)
-	defer silent.Stop()
-	offer := &Offer{stream: stream, patience: timeouts.Close}
+	o := &Offer{stream: stream, cancel: cancel, patience: l.s.c.Timeouts.withDefaults().Close}
 	err = eachLine(stream, maxAck, func(line []byte) error {
+		heard()
 		var ready proto.OfferReady
 		if err := json.Unmarshal(line, &ready); err != nil {
 			return err
 		}
-		offer.Port, offer.Key, offer.Addresses = ready.Port, ready.Key, cleanAddresses(ready.Addresses)
+		o.Port, o.Key, o.Addresses = ready.Port, ready.Key, cleanAddresses(ready.Addresses)
 		return errReady
 	})
 	switch {
-	case errors.Is(err, errReady) && offer.usable(params.Port):
-		return offer, nil
+	case errors.Is(err, errReady) && o.usable(params.Port):
+		return o, nil
 	case err == nil:
 		err = stream.Result(nil)
 	}
-	stream.Cancel()
 	if isAnswer(err) || isLost(err) || ctx.Err() != nil {
 		return nil, err
 	}
 	return nil, fmt.Errorf("offer paths on %q: the agent does not say where it listens", l.s.spec.Target.Host)
+}
+
+// untilSilent is a context that ends where the agent lets us wait longer than for an answer, until heard is called.
+func (l *link) untilSilent(ctx context.Context, method string) (_ context.Context, heard, cancel func()) {
+	silent := fmt.Errorf("ask the agent on %q for %s: %w", l.s.spec.Target.Host, method, errTimeout)
+	ctx, cancelCause := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(l.s.c.Timeouts.withDefaults().Answer, func() { cancelCause(silent) })
+	return ctx, func() { timer.Stop() }, func() { timer.Stop(); cancelCause(context.Canceled) }
 }
 
 // errReady ends the reading of what comes before the work.
@@ -106,7 +118,7 @@ func (o *Offer) Close() {
 	if o.stream == nil {
 		return
 	}
-	defer o.stream.Cancel()
+	defer o.cancel()
 	defer time.AfterFunc(o.patience, o.stream.Cancel).Stop()
 	if o.stream.CloseWrite() == nil {
 		_ = o.stream.Result(nil) // what went wrong is seen by who takes
@@ -178,20 +190,19 @@ func (t *transfer) take(ctx context.Context, l *link, request TakeRequest, infos
 	if err != nil {
 		return err
 	}
+	ctx, heard, cancel := l.untilSilent(ctx, proto.MethodTake)
+	defer cancel()
 	stream, err := client.Open(ctx, proto.MethodTake, nil)
 	if err != nil {
 		return err
 	}
-	defer stream.Cancel()
-	silent := time.AfterFunc(t.s.c.Timeouts.withDefaults().Answer, stream.Cancel)
-	defer silent.Stop()
 	k := &taking{t: t, stream: stream, request: request, infos: infos, left: make(map[string]uint64, len(infos))}
 	for _, info := range infos {
 		k.left[info.Path.String()] = info.NarSize
 	}
 	defer k.close()
 	err = eachLine(stream, maxAck, func(line []byte) error {
-		if silent.Stop(); k.offer == nil {
+		if heard(); k.offer == nil {
 			return k.begin(ctx, line)
 		}
 		return k.event(line)
