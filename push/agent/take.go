@@ -117,7 +117,9 @@ func (t *taking) dial(ctx context.Context, key tunnelKey) (*tls.Conn, error) {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		errs = append(errs, err.Error())
+		if errs = append(errs, err.Error()); dialing.Err() != nil {
+			break
+		}
 	}
 	e := proto.Errorf(proto.CodeNotFound, "reach the relay %q: %s", oneLine(t.from.Relay), strings.Join(errs, "; "))
 	e.Remedy = fmt.Sprintf("see that this host reaches TCP port %d of the relay, whose firewall opens it once the relay itself was deployed: deploy.relay, deploy.relayPort", t.from.Port)
