@@ -144,8 +144,8 @@ type memoryHost struct {
 	refuse map[string]*proto.Error
 	// say, where it is set, is said in place of the first event of a transfer.
 	say string
-	// signs answers what is asked of the host's own paths, where it is set.
-	signs proto.HandlerFunc
+	// other answers what nothing else here does.
+	other proto.HandlerFunc
 	// forget lets the agent forget a transfer whose connection was lost.
 	forget bool
 
@@ -300,10 +300,9 @@ func (h *memoryHost) handle(ctx context.Context, req *proto.Request) (any, error
 		return h.receive(ctx, params, req.Stream)
 	case proto.MethodRoot, proto.MethodEnd:
 		return nil, nil
-	case proto.MethodHoldings, proto.MethodSignatures:
-		if h.signs != nil {
-			return h.signs(ctx, req)
-		}
+	}
+	if h.other != nil {
+		return h.other(ctx, req)
 	}
 	return nil, proto.Errorf(proto.CodeUsage, "unknown method %q", req.Method)
 }

@@ -214,7 +214,7 @@ func TestAHostThatLiesAboutWhatItHasCostsBytes(t *testing.T) {
 				mine[path.Name()] = data
 			}
 			h.info.Current = old.String()
-			h.signs = tt.signs(h, mine)
+			h.other = tt.signs(h, mine)
 			c, r := connectorTo(t, source, h), &recorder{}
 			c.Reporter, c.Timeouts.Answer = r, tt.patience
 			result, err := h.session(t, c).Push(t.Context(), PushRequest{Roots: []storepath.Path{fresh}})
@@ -250,7 +250,7 @@ func TestWhatHostsHaveIsComparedOnceForAll(t *testing.T) {
 	opened := make([]int, 2)
 	for i, host := range []*memoryHost{h, other} {
 		host.info.Current = old.String()
-		host.signs = host.own(func(path storepath.Path) []byte { return host.store.nars[path] })
+		host.other = host.own(func(path storepath.Path) []byte { return host.store.nars[path] })
 		result, err := host.session(t, c).Push(t.Context(), PushRequest{Roots: []storepath.Path{fresh}})
 		if err != nil {
 			t.Fatal(err)

@@ -49,6 +49,8 @@ in
         transport = "openssh";
         elevation = "sudo";
         buildOn = "plain-1";
+        relay = "plain-1";
+        relayPort = 7272;
         substituteOnDestination = true;
         specialisation = "maintenance";
         guard = {

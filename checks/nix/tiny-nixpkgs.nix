@@ -116,6 +116,10 @@ let
           type = types.str;
           default = "nixos";
         };
+        networking.firewall.allowedTCPPorts = mkOption {
+          type = types.listOf types.port;
+          default = [ ];
+        };
         networking.networkmanager.enable = mkOption {
           type = types.bool;
           default = false;

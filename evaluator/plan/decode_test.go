@@ -33,7 +33,7 @@ func full() *plan.Plan {
 				Deploy: plan.Deploy{
 					Address: "fe80::1%eth0", Port: ptr(22), User: ptr("root"),
 					JumpHosts: []string{"admin@relay:2222", "[2001:db8::1]:22"}, HostKeys: []string{key},
-					Transport: "native", Elevation: "auto", BuildOn: "db",
+					Transport: "native", Elevation: "auto", BuildOn: "db", Relay: ptr("db"), RelayPort: 7171,
 					SubstituteOnDestination: true, Specialisation: ptr("debug"),
 					Guard: &plan.Guard{
 						Enable: true, SwitchTimeout: 1, RollbackTimeout: 2, ConfirmTimeout: 5, BootConfirm: 6, Settle: 7, Soak: 8, Reboot: "never",

@@ -66,6 +66,10 @@ type Deploy struct {
 	Elevation string `json:"elevation"`
 	// BuildOn is "operator", "target", or the name of another host of the fleet.
 	BuildOn string `json:"buildOn"`
+	// Relay is another host of the fleet, from which the host takes what it lacks; nil means that all is sent from here.
+	Relay *string `json:"relay"`
+	// RelayPort is the TCP port on which the host, as a relay, listens during a push; 0 means any that is free.
+	RelayPort int `json:"relayPort"`
 	// SubstituteOnDestination lets the target's substituters serve before we push.
 	SubstituteOnDestination bool `json:"substituteOnDestination"`
 	// Specialisation is the specialisation that is activated; nil means none.

@@ -55,6 +55,7 @@ func (p *Plan) Validate() error {
 		v.host(join("hosts", name), name, h)
 	}
 	v.buildOn(p.Hosts)
+	v.relays(p.Hosts)
 	v.otherHosts(p.Hosts)
 	for name, secret := range p.SharedSecrets {
 		path := join("sharedSecrets", name)
@@ -153,6 +154,9 @@ func (v *validation) deploy(path string, d Deploy) {
 	}
 	v.checkAll(path+".jumpHosts", d.JumpHosts, checkJumpHost)
 	v.checkAll(path+".hostKeys", d.HostKeys, checkHostKey)
+	if d.RelayPort < 0 || d.RelayPort > 65535 {
+		v.add(path+".relayPort", "%d is no port, which is a number from 1 to 65535, or 0 for any", d.RelayPort)
+	}
 	v.oneOf(path+".transport", d.Transport, "native", "openssh")
 	v.oneOf(path+".elevation", d.Elevation, "auto", "none", "sudo", "doas", "run0")
 	if d.Specialisation != nil {
@@ -192,6 +196,21 @@ func (v *validation) buildOn(hosts map[string]Host) {
 			if circle := buildCircle(hosts, name); circle != nil && circle[0] == name {
 				v.add(path, "the hosts build for each other in a circle: %s", strings.Join(append(circle, name), " → "))
 			}
+		}
+	}
+}
+
+// relays checks each host's relay. A relay that has one itself would have to wait for it.
+func (v *validation) relays(hosts map[string]Host) {
+	known := slices.Sorted(maps.Keys(hosts))
+	for name, h := range hosts {
+		if h.Deploy.Relay == nil {
+			continue
+		}
+		path, relay := join("hosts", name)+".deploy.relay", *h.Deploy.Relay
+		v.otherHost(path, name, relay, known)
+		if of := hosts[relay].Deploy.Relay; of != nil && relay != name {
+			v.add(path, "%s has a relay itself, %s; a relay is sent its paths directly", quote(relay), quote(*of))
 		}
 	}
 }

@@ -55,9 +55,18 @@ func TestValidateNamesEachFault(t *testing.T) {
 		"a guard that never settles":         {func(_ *plan.Plan, w *plan.Host) { w.Deploy.Guard.Settle = -1 }, "deploy.guard.settle: "},
 		"a guard that reboots when it likes": {func(_ *plan.Plan, w *plan.Host) { w.Deploy.Guard.Reboot = "sometimes" }, "must be one of never, if-safe, always"},
 		"a pattern of units with a slash":    {func(_ *plan.Plan, w *plan.Host) { w.Deploy.Guard.IgnoreUnits = []string{"a/b"} }, "ignoreUnits[0]: "},
-		"a vantage that is no host":          {func(_ *plan.Plan, w *plan.Host) { w.Deploy.Guard.Vantages = []string{"dd"} }, "vantages[0]: \"dd\" is no host of the fleet; did you mean db?"},
-		"a vantage that is the host":         {func(_ *plan.Plan, w *plan.Host) { w.Deploy.Guard.Vantages = []string{"web-1"} }, "must be another host"},
-		"a check of nothing":                 {func(_ *plan.Plan, w *plan.Host) { w.Deploy.Health["x"] = plan.HealthCheck{} }, "health.x: it must have exactly one of command, tcp, http and unit, not 0"},
+		"a relay that is no host":            {func(_ *plan.Plan, w *plan.Host) { w.Deploy.Relay = ptr("dd") }, "deploy.relay: \"dd\" is no host of the fleet; did you mean db?"},
+		"a relay that is the host":           {func(_ *plan.Plan, w *plan.Host) { w.Deploy.Relay = ptr("web-1") }, "must be another host"},
+		"a relay that has one": {func(p *plan.Plan, w *plan.Host) {
+			db := p.Hosts["db"]
+			db.Deploy.Relay = ptr("web-2")
+			p.Hosts["db"], p.Hosts["web-2"] = db, host("web-2")
+			w.Deploy.Relay = ptr("db")
+		}, "hosts.web-1.deploy.relay: \"db\" has a relay itself, \"web-2\"; a relay is sent its paths directly"},
+		"a relay's port":             {func(_ *plan.Plan, w *plan.Host) { w.Deploy.RelayPort = 65536 }, "65536 is no port"},
+		"a vantage that is no host":  {func(_ *plan.Plan, w *plan.Host) { w.Deploy.Guard.Vantages = []string{"dd"} }, "vantages[0]: \"dd\" is no host of the fleet; did you mean db?"},
+		"a vantage that is the host": {func(_ *plan.Plan, w *plan.Host) { w.Deploy.Guard.Vantages = []string{"web-1"} }, "must be another host"},
+		"a check of nothing":         {func(_ *plan.Plan, w *plan.Host) { w.Deploy.Health["x"] = plan.HealthCheck{} }, "health.x: it must have exactly one of command, tcp, http and unit, not 0"},
 		"a check of two things": {func(_ *plan.Plan, w *plan.Host) {
 			w.Deploy.Health["x"] = plan.HealthCheck{Command: []string{"true"}, Unit: ptr("a.service")}
 		}, "not 2"},

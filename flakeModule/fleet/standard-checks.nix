@@ -106,6 +106,33 @@ let
       }.
     '';
 
+  # What is wrong with the relay of a host, null where that is nothing.
+  relayFault =
+    name:
+    let
+      inherit (hosts.${name}.deploy) relay;
+      other = hosts.${relay}.deploy;
+    in
+    if relay == null then
+      null
+    else if relay == name then
+      "which is the host itself"
+    else if !(hosts ? ${relay}) then
+      "and the fleet has no host of that name"
+    else if other.relay != null then
+      "which has a relay itself: ${entry relay}.deploy.relay is \"${other.relay}\""
+    else if other.address == "local" then
+      "the machine that deploys, which other hosts do not find by its address \"local\""
+    else
+      null;
+
+  wrongRelay =
+    name:
+    failing "relay/${name}" false ''
+      ${entry name}.deploy.relay is "${hosts.${name}.deploy.relay}", ${relayFault name}.
+      Name another host that is sent its paths directly, or set ${entry name}.deploy.relay to null.
+    '';
+
   localWithSsh =
     name:
     failing "local-address/${name}" false ''
@@ -155,6 +182,7 @@ in
       ) (unknownBuilder name)
     ) names
     ++ optional (circular != [ ]) (circle circular)
+    ++ map wrongRelay (filter (name: relayFault name != null) names)
     ++ map localWithSsh (filter (name: isLocalWithSsh hosts.${name}) names)
   );
 }

@@ -22,6 +22,8 @@ let
         transport
         elevation
         buildOn
+        relay
+        relayPort
         substituteOnDestination
         specialisation
         drain

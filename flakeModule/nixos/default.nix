@@ -4,6 +4,7 @@
   imports = [
     ./guard
     ./identity.nix
+    ./relay.nix
     ./secrets
   ];
 }

@@ -23,12 +23,17 @@ func (s *session) export(ctx context.Context, req proto.ExportRequest, w io.Writ
 	if err != nil {
 		return result, err
 	}
+	return s.exportInfos(ctx, infos, exportLevel, w)
+}
+
+// exportInfos sends paths in the import format and in the order in which they are given.
+func (s *session) exportInfos(ctx context.Context, infos []storepath.Info, level int, w io.Writer) (result proto.ImportResult, err error) {
 	conn, err := s.borrow(ctx)
 	if err != nil {
 		return result, err
 	}
 	defer s.giveBack(conn)
-	writer, err := proto.NewImportWriter(w, exportLevel)
+	writer, err := proto.NewImportWriter(w, level)
 	if err != nil {
 		return result, err
 	}
@@ -60,6 +65,12 @@ func (s *session) pathInfos(ctx context.Context, texts []string) ([]storepath.In
 	if err != nil {
 		return nil, proto.Errorf(proto.CodeUsage, "%v", err)
 	}
+	infos, err := s.validInfos(ctx, paths)
+	return referencesFirst(infos), err
+}
+
+// validInfos returns the infos of paths that must all be valid, each once, after protecting them.
+func (s *session) validInfos(ctx context.Context, paths []storepath.Path) ([]storepath.Info, error) {
 	conn, err := s.protect(ctx, paths)
 	if err != nil {
 		return nil, err
@@ -77,5 +88,5 @@ func (s *session) pathInfos(ctx context.Context, texts []string) ([]storepath.In
 		infos = append(infos, info)
 		delete(byPath, path)
 	}
-	return referencesFirst(infos), nil
+	return infos, nil
 }

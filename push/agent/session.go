@@ -38,6 +38,10 @@ type session struct {
 	looking             sync.Mutex
 	direct, directKnown bool
 
+	// doors are the listeners of offers, by the port that was asked for.
+	doorsMu sync.Mutex
+	doors   map[int]*door
+
 	mu sync.Mutex
 	// idle are connections to the daemon that nobody uses. None is closed before the session ends, since what was added over it is
 	// protected from garbage collection for only as long.
@@ -78,9 +82,17 @@ func newSession(host *Host, dir string, owner int) *session {
 			}
 			return s.importUnits(ctx, params, req.Stream)
 		},
-		proto.MethodHoldings:     with(s.holdings),
-		proto.MethodSignatures:   withStream(s.signatures),
-		proto.MethodExport:       withStream(s.export),
+		proto.MethodHoldings:   with(s.holdings),
+		proto.MethodSignatures: withStream(s.signatures),
+		proto.MethodExport:     withStream(s.export),
+		proto.MethodOffer: func(ctx context.Context, req *proto.Request) (any, error) {
+			var params proto.OfferRequest
+			if err := req.Decode(&params); err != nil {
+				return nil, err
+			}
+			return s.offer(ctx, params, req.Stream)
+		},
+		proto.MethodTake:         func(ctx context.Context, req *proto.Request) (any, error) { return s.take(ctx, req.Stream) },
 		proto.MethodClosure:      with(s.closure),
 		proto.MethodRoot:         with(s.root),
 		proto.MethodBuild:        withStream(s.build),

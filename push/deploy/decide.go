@@ -81,7 +81,7 @@ func needsSession(name string, action Action, h plan.Host) bool {
 	return action != ActionBuild || buildPlace(name, h) == buildOnTarget
 }
 
-// builders are the hosts that build for others of the selected ones.
+// builders are the hosts that build for others of the selected ones, or relay to them.
 func builders(p *plan.Plan, selected []string) map[string]bool {
 	found := map[string]bool{}
 	for _, name := range selected {
@@ -90,6 +90,9 @@ func builders(p *plan.Plan, selected []string) map[string]bool {
 		case name:
 		default:
 			found[on] = true
+		}
+		if relay := relayOf(p.Hosts[name]); relay != "" {
+			found[relay] = true
 		}
 	}
 	return found

@@ -191,13 +191,15 @@ type deployment struct {
 	gate        *gate
 	// builders are hosts whose sessions others need too.
 	builders map[string]bool
+	// relays are those of the hosts, by name.
+	relays map[string]*relay
 	// pushes, activations and builds (on hosts) hold a token for each that is under way.
 	pushes, activations, builds chan struct{}
 }
 
 func newDeployment(ctx context.Context, d *Deployer, request Request) *deployment {
 	limits := d.Limits.withDefaults()
-	r := &deployment{Deployer: d, limits: limits, request: request, outer: ctx, builders: builders(d.Plan, request.Hosts),
+	r := &deployment{Deployer: d, limits: limits, request: request, outer: ctx, builders: builders(d.Plan, request.Hosts), relays: relays(d.Plan, request.Hosts),
 		pushes:      make(chan struct{}, limits.Hosts),
 		activations: make(chan struct{}, limits.Hosts),
 		builds:      make(chan struct{}, limits.Hosts),

@@ -49,6 +49,7 @@ type fakeHost struct {
 	info    proto.HostInfo
 	connect error
 	push    error
+	take    error
 	begin   error
 	// status changes what a transaction ends with.
 	status func(*proto.TxnStatus)
@@ -239,6 +240,25 @@ func (s *fakeSession) Push(ctx context.Context, r push.PushRequest) (push.PushRe
 		return push.PushResult{}, err
 	}
 	return push.PushResult{Paths: 3, NarBytes: 300, WireBytes: 100}, s.host.push
+}
+
+func (s *fakeSession) Offer(ctx context.Context, r push.OfferRequest) (*push.Offer, error) {
+	if err := s.w.do(ctx, s.name, "offer"); err != nil {
+		return nil, err
+	}
+	return &push.Offer{Port: r.Port}, nil
+}
+
+func (s *fakeSession) Take(ctx context.Context, r push.TakeRequest) (push.PushResult, error) {
+	if err := s.w.do(ctx, s.name, "take "+r.Address); err != nil {
+		return push.PushResult{}, err
+	}
+	offer, err := r.Offer(ctx, "peer", r.Roots)
+	if err != nil {
+		return push.PushResult{}, &push.RelayError{Host: s.name, Relay: r.Relay, Err: err}
+	}
+	offer.Close()
+	return push.PushResult{Paths: 2, NarBytes: 200, WireBytes: 10}, s.host.take
 }
 
 func (s *fakeSession) Build(ctx context.Context, r push.BuildRequest) (storepath.Path, error) {

@@ -239,11 +239,13 @@ func (h *hostRun) push() error {
 	if h.place() == buildOnTarget {
 		return h.session.Root(h.work, h.Plan.Fleet, h.toplevel)
 	}
-	result, err := h.pusher.Push(h.work, push.PushRequest{
+	request := push.PushRequest{
 		Roots: []storepath.Path{h.toplevel}, RootName: h.Plan.Fleet, Substitute: h.substitute(h.host), Signer: h.request.Signer,
-	})
-	h.report.Paths, h.report.NarBytes, h.report.WireBytes = result.Paths, result.NarBytes, result.WireBytes
-	h.report.Notices = append(h.report.Notices, result.Notices...)
+	}
+	taken := h.takeFromRelay(request)
+	sent, err := h.pusher.Push(h.work, request)
+	h.report.Paths, h.report.NarBytes, h.report.WireBytes = taken.Paths+sent.Paths, taken.NarBytes+sent.NarBytes, taken.WireBytes+sent.WireBytes
+	h.report.Notices = append(h.report.Notices, sent.Notices...)
 	return err
 }
 

@@ -90,7 +90,7 @@ type HostReport struct {
 	Outcome Outcome
 	// Steps are those that were begun, in order.
 	Steps []StepTime
-	// Paths is how many store paths were sent, NarBytes their size, WireBytes what went over the network for them.
+	// Paths is how many store paths were sent or taken from a relay, NarBytes their size, WireBytes what went between this machine and the host for them.
 	Paths, NarBytes, WireBytes uint64
 	// Generation is the number of the system profile's generation after the run, 0 where it is not known.
 	Generation int

@@ -33,6 +33,8 @@ type Session interface {
 	HostKey() (string, transport.Provenance)
 	Refresh(ctx context.Context) (proto.HostInfo, error)
 	Push(ctx context.Context, request push.PushRequest) (push.PushResult, error)
+	Offer(ctx context.Context, request push.OfferRequest) (*push.Offer, error)
+	Take(ctx context.Context, request push.TakeRequest) (push.PushResult, error)
 	Root(ctx context.Context, name string, path storepath.Path) error
 	Build(ctx context.Context, request push.BuildRequest) (storepath.Path, error)
 	Fetch(ctx context.Context, roots []storepath.Path) error

@@ -147,6 +147,37 @@ in
       deploy.buildOn = "a";
     };
   };
+  testARelayIsAHost = error "hosts\\.a\\.deploy\\.relay is \"gate\", and the fleet has no host of that name" (host {
+    deploy.relay = "gate";
+  });
+  testARelayIsAnotherHost = error "hosts\\.a\\.deploy\\.relay is \"a\", which is the host itself" (host {
+    deploy.relay = "a";
+  });
+  testARelayHasNoRelay = error "hosts\\.a\\.deploy\\.relay is \"b\", which has a relay itself: hosts\\.b\\.deploy\\.relay is \"c\"" {
+    hosts.a = {
+      system = x86;
+      deploy.relay = "b";
+    };
+    hosts.b = {
+      system = x86;
+      deploy.relay = "c";
+    };
+    hosts.c.system = x86;
+  };
+  testARelayIsNotThisMachine = error "hosts\\.a\\.deploy\\.relay is \"b\", the machine that deploys" {
+    hosts.a = {
+      system = x86;
+      deploy.relay = "b";
+    };
+    hosts.b = {
+      system = x86;
+      deploy.address = "local";
+    };
+  };
+  testTheFaultOfARelayNamesTheFix = error "Name another host that is sent its paths directly, or set hosts\\.a\\.deploy\\.relay to null" (host {
+    deploy.relay = "gate";
+  });
+
   testReservedNames = error "hosts\\.target: the name has another meaning for fleet" {
     hosts.target.system = x86;
   };

@@ -36,6 +36,8 @@ in
         transport = "native";
         elevation = "auto";
         buildOn = "operator";
+        relay = null;
+        relayPort = 7171;
         substituteOnDestination = false;
         specialisation = null;
         guard = {

@@ -63,6 +63,26 @@ in
     expected = "a";
   };
 
+  # Its port is open where somebody takes from it, and nowhere else.
+  testARelaysFirewallLetsTheOthersIn = {
+    expr = lib.mapAttrs (_: host: host.nixos.config.networking.firewall.allowedTCPPorts) (mkFleet {
+      hosts.gate = {
+        system = x86;
+        deploy.relayPort = 7272;
+      };
+      hosts.far = {
+        system = x86;
+        deploy.relay = "gate";
+      };
+      hosts.near.system = x86;
+    }).hosts;
+    expected = {
+      gate = [ 7272 ];
+      far = [ ];
+      near = [ ];
+    };
+  };
+
   testAUserCanNameTheHostOtherwise = {
     expr =
       (mkFleet {

@@ -86,6 +86,32 @@ in
       example = "builder-1";
     };
 
+    relay = mkOption {
+      type = types.nullOr types.str;
+      default = null;
+      description = ''
+        Another host of the fleet, near this one, from which this host takes what it lacks, so that the closure of many hosts at a far site crosses the way to that site once. The
+        relay is sent the closure first and keeps it until the next push; then this host connects to it at its `deploy.address`, as this host
+        resolves that, or else at another address of the relay, and TCP port `deploy.relayPort`. Nobody has to trust the relay: the connection is made with keys for this
+        push alone, and each path is compared with what the machine that deploys has. Logins and activations are unchanged, and do not pass through the relay
+        (see `deploy.jumpHosts` for that).
+
+        A relay is never needed: where it cannot be reached, the paths are sent from the machine that deploys, with a warning. Less than 1 MiB always is. A relay has no
+        relay itself.
+      '';
+      example = "gate-1";
+    };
+
+    relayPort = mkOption {
+      type = fleetTypes.port;
+      default = 7171;
+      description = ''
+        The TCP port on which this host listens while it is a relay for others (`deploy.relay`), which is for as long as they take from it. The host's NixOS firewall
+        opens it where another host names this one as its relay; so deploy the relay itself first.
+      '';
+      example = 7272;
+    };
+
     substituteOnDestination = mkOption {
       type = types.bool;
       default = false;
