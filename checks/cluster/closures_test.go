@@ -3,8 +3,10 @@
 package cluster
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,7 +18,6 @@ import (
 	"testing"
 
 	"fleet/checks/testbed/lab"
-	"fleet/closure"
 	"fleet/closure/nar"
 	"fleet/closure/storepath"
 	"fleet/evaluator/plan"
@@ -102,36 +103,44 @@ func (m *made) system(t *testing.T, count int, size int64, more ...storepath.Pat
 	return m.add(t, "system-1.0", 1000, all...)
 }
 
-// NAR implements [closure.Source].
-func (m *made) NAR(_ context.Context, path storepath.Path, w io.Writer) error {
+// export writes all paths as `nix-store --export` does.
+func (m *made) export(w io.Writer) error {
+	out := exporter{w}
 	for _, info := range m.infos {
-		if info.Path == path {
-			return m.write(w, info)
+		out.number(1)
+		if err := m.write(w, info); err != nil {
+			return err
 		}
+		const magic, signatures = 0x4558494e, 0
+		out.number(magic)
+		out.text(info.Path.String())
+		out.number(uint64(len(info.References)))
+		for _, ref := range info.References {
+			out.text(ref.String())
+		}
+		out.text("") // no deriver
+		out.number(signatures)
 	}
-	return fmt.Errorf("there is no %q", path)
+	return out.number(0)
+}
+
+type exporter struct{ w io.Writer }
+
+func (e exporter) number(n uint64) error {
+	_, err := e.w.Write(binary.LittleEndian.AppendUint64(nil, n))
+	return err
+}
+
+func (e exporter) text(text string) {
+	_ = e.number(uint64(len(text))) // what is written last says whether all of it went
+	_, _ = io.WriteString(e.w, text+strings.Repeat("\x00", -len(text)&7))
 }
 
 // install brings what was made into the operator's store, as what root refers to.
 func (m *made) install(t *testing.T, root storepath.Path) {
 	t.Helper()
-	graph, err := closure.NewGraph([]storepath.Path{root}, m.infos)
-	if err != nil {
-		t.Fatal(err)
-	}
-	importOnOperator(t, func(w io.Writer) error { return closure.WriteExport(t.Context(), w, narsOf{m}, graph) })
+	importOnOperator(t, m.export)
 	keepOnOperator(t, root.String())
-}
-
-// narsOf is a source that only gives NARs.
-type narsOf struct{ *made }
-
-func (narsOf) Closure(context.Context, ...storepath.Path) (*closure.Graph, error) {
-	return nil, errors.ErrUnsupported
-}
-
-func (narsOf) View(context.Context, storepath.Path) (closure.View, error) {
-	return nil, errors.ErrUnsupported
 }
 
 func importOnOperator(t *testing.T, export func(w io.Writer) error) {
@@ -141,7 +150,10 @@ func importOnOperator(t *testing.T, export func(w io.Writer) error) {
 		t.Fatal(err)
 	}
 	r, w := io.Pipe()
-	go func() { _ = w.CloseWithError(export(w)) }()
+	go func() {
+		out := bufio.NewWriterSize(w, 1<<20)
+		_ = w.CloseWithError(errors.Join(export(out), out.Flush()))
+	}()
 	cmd.Stdin = r
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("import on the operator's machine: %v: %s", err, out)
