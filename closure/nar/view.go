@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"slices"
 	"sort"
 	"sync"
@@ -16,8 +17,10 @@ import (
 
 const (
 	// MaxViewStructure bounds the part of a NAR that a [View] holds in memory, in bytes: all of it but the contents of files. That is some
-	// 200 bytes an entry, so 150 000 entries; a tree of Linux' sources has 90 000.
+	// 200 bytes an entry, so 150 000 entries; a tree of Linux' sources has 90 000. What is larger lies in a temporary file.
 	MaxViewStructure = 32 << 20
+	// maxSpill bounds that file: some 2.5 million entries, for which a View holds 60 MB. Offsets in a structure have 32 bits.
+	maxSpill = 512 << 20
 	// viewBuffer is smaller than that of other writers: most store paths have but a few entries, and the structure is in memory anyway.
 	viewBuffer = 512
 )
@@ -29,8 +32,10 @@ const (
 type View struct {
 	path string
 	size int64
-	// structure is the NAR without the contents of files.
+	// structure is the NAR without the contents of files. Reading holds reading, since a structure that is mapped is gone once the View is closed.
 	structure []byte
+	mapped    bool
+	reading   sync.RWMutex
 	files     []viewFile
 	dirs      []viewDir
 
@@ -58,20 +63,17 @@ type viewDir struct {
 	parent int32
 }
 
-// OpenView looks at the tree at path as [Dump] does, without reading files. It is an error where the structure exceeds [MaxViewStructure]. Close the View.
+// OpenView looks at the tree at path as [Dump] does, without reading files. It is an error where the structure has more than 512 MiB. Close the View.
 func OpenView(path string) (*View, error) {
 	v := &View{path: path, root: -1}
 	walk := viewWalk{view: v}
-	w := &Writer{w: bufio.NewWriterSize(&walk, viewBuffer)}
-	d := dumper{w: w, file: walk.add}
-	if err := d.node(unix.AT_FDCWD, path, ""); err != nil {
+	err := walk.walk(path)
+	if walk.spill != nil {
+		walk.spill.close()
+	}
+	if err != nil {
 		return nil, fmt.Errorf("nar: view %q: %w", path, err)
 	}
-	if err := w.Close(); err != nil {
-		return nil, fmt.Errorf("nar: view %q: %w", path, err)
-	}
-	v.size = int64(w.Size())
-	v.structure, v.files, v.dirs = exact(v.structure), exact(v.files), exact(v.dirs)
 	return v, nil
 }
 
@@ -90,6 +92,8 @@ type viewWalk struct {
 	contents uint64
 	// chain are the directories around the last file, the root first.
 	chain []viewParent
+	// spill has the structure, once it is too large for the View.
+	spill *spill
 }
 
 // viewParent is a directory around a file: where its entries begin in the NAR, and its index.
@@ -98,10 +102,37 @@ type viewParent struct {
 	dir   int32
 }
 
+func (k *viewWalk) walk(path string) error {
+	v, w := k.view, &Writer{w: bufio.NewWriterSize(k, viewBuffer)}
+	d := dumper{w: w, file: k.add}
+	if err := d.node(unix.AT_FDCWD, path, ""); err != nil {
+		return err
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	v.size = int64(w.Size())
+	v.structure, v.files, v.dirs = exact(v.structure), exact(v.files), exact(v.dirs)
+	if k.spill == nil {
+		return nil
+	}
+	var err error
+	v.structure, err = k.spill.bytes()
+	v.mapped = err == nil
+	return err
+}
+
 func (k *viewWalk) Write(p []byte) (int, error) {
 	v := k.view
-	if len(v.structure)+len(p) > MaxViewStructure {
-		return 0, fmt.Errorf("its structure has more than %d bytes", MaxViewStructure)
+	if k.spill == nil && len(v.structure)+len(p) > MaxViewStructure {
+		var err error
+		if k.spill, err = newSpill(v.structure); err != nil {
+			return 0, err
+		}
+		v.structure = nil
+	}
+	if k.spill != nil {
+		return k.spill.write(p)
 	}
 	if n := cap(v.structure); n-len(v.structure) < len(p) {
 		// By doubling: append copies more often.
@@ -178,6 +209,11 @@ func (v *View) Size() int64 { return v.size }
 func (v *View) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, errors.New("nar: view: negative offset")
+	}
+	v.reading.RLock()
+	defer v.reading.RUnlock()
+	if v.closed {
+		return 0, os.ErrClosed
 	}
 	next := sort.Search(len(v.files), func(i int) bool { return v.files[i].at > off })
 	done := 0

@@ -240,13 +240,51 @@ func TestAViewRefusesWhatNoNARHolds(t *testing.T) {
 	}
 }
 
-func TestAViewBoundsItsMemory(t *testing.T) {
-	w := viewWalk{view: &View{structure: make([]byte, MaxViewStructure-1)}}
-	if _, err := w.Write([]byte{1}); err != nil {
-		t.Error(err)
+func TestALargeStructureLiesInAFile(t *testing.T) {
+	// Symlinks cost their targets, so that few entries are enough.
+	dir := filepath.Join(t.TempDir(), "tree")
+	p := planter{t: t}
+	p.must(os.Mkdir(dir, 0o755))
+	target := strings.Repeat("t", MaxTargetLength)
+	for i := range MaxViewStructure/MaxTargetLength + 1 {
+		p.must(os.Symlink(target, filepath.Join(dir, fmt.Sprintf("link-%05d", i))))
 	}
-	if _, err := w.Write([]byte{1}); err == nil {
-		t.Error("no bound")
+	p.must(os.WriteFile(filepath.Join(dir, "link-00500-file"), []byte("contents in the midst"), 0o755))
+	temporary := t.TempDir()
+	t.Setenv("TMPDIR", temporary)
+	var want bytes.Buffer
+	p.must(Dump(&want, dir))
+	before := descriptors(t)
+	v := openView(t, dir)
+	if !v.mapped || len(v.structure) <= MaxViewStructure {
+		t.Errorf("a structure of %d bytes is in memory", len(v.structure))
+	}
+	if left, err := os.ReadDir(temporary); err != nil || len(left) > 0 || descriptors(t) != before {
+		t.Errorf("left: %v, %d descriptors, %v", left, descriptors(t)-before, err)
+	}
+	var readers sync.WaitGroup
+	for range 4 {
+		readers.Go(func() { readAnywhere(t, rand.New(rand.NewPCG(1, 2)), v, want.Bytes()) })
+	}
+	readers.Wait()
+	got := make([]byte, v.Size())
+	if _, err := v.ReadAt(got, 0); err != nil || !bytes.Equal(got, want.Bytes()) {
+		t.Errorf("it is not what Dump writes: %v", err)
+	}
+	p.must(v.Close())
+	if _, err := v.ReadAt(got[:1], 0); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("after the end: %v", err)
+	}
+	t.Setenv("TMPDIR", filepath.Join(temporary, "nothing"))
+	if _, err := OpenView(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("without room for it: %v", err)
+	}
+}
+
+func TestAViewBoundsItsFile(t *testing.T) {
+	s := spill{size: maxSpill}
+	if _, err := s.write([]byte{1}); err == nil || !strings.Contains(err.Error(), "structure") {
+		t.Errorf("no bound: %v", err)
 	}
 }
 

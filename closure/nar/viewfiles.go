@@ -198,8 +198,10 @@ func (v *View) dirPath(dir int32) string {
 	return joinPath(v.dirPath(v.dirs[dir].parent), v.text(v.dirs[dir].name))
 }
 
-// Close closes what is open. Reading afterwards is an error.
+// Close closes what is open, and waits for who reads. Reading afterwards is an error.
 func (v *View) Close() error {
+	v.reading.Lock()
+	defer v.reading.Unlock()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.closed = true
@@ -210,6 +212,10 @@ func (v *View) Close() error {
 	if v.root >= 0 {
 		_ = unix.Close(v.root) // it was only read
 		v.root = -1
+	}
+	if v.mapped {
+		_ = unix.Munmap(v.structure) // it was only read
+		v.structure, v.mapped = nil, false
 	}
 	return nil
 }

@@ -21,9 +21,9 @@ import (
 
 const (
 	logName = "agent.log"
-	// memoryLimit is from where on the agent's process collects garbage as often as it takes, in bytes. What a transfer holds, about 100 MiB, is less than half of
-	// it; without a limit, garbage would double that on a host that may have 512 MB.
-	memoryLimit = 224 << 20
+	// memoryLimit is from where on the agent's process collects garbage as often as it takes, in bytes, so that it and the processes of its channels stay below
+	// 128 MB. A transfer holds 96 MiB where all that it may hold is used up. Nearly all of that is bytes without pointers, so collecting them costs little.
+	memoryLimit = 100 << 20
 )
 
 // Serve is the agent of the session in dir, which [Start] made. It returns when no client was attached for the session's

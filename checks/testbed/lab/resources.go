@@ -63,24 +63,78 @@ func (h *Host) CPU() (time.Duration, error) {
 }
 
 // Memory is what all processes of the host hold for themselves at the moment, in bytes: no files, no page cache.
-func (h *Host) Memory() (uint64, error) {
+func (h *Host) Memory() (uint64, error) { return h.memory(func(int) bool { return true }) }
+
+// MemoryOf is [Host.Memory] of the processes of a program. The kernel knows the first 15 bytes of its name.
+func (h *Host) MemoryOf(program string) (uint64, error) {
+	return h.memory(func(pid int) bool {
+		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		return err == nil && string(bytes.TrimSpace(name)) == program
+	})
+}
+
+func (h *Host) memory(counts func(pid int) bool) (uint64, error) {
 	pids, err := h.pids()
 	if err != nil {
 		return 0, err
 	}
 	var sum uint64
+	seen := map[string]bool{}
 	for _, pid := range pids {
-		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-		if err != nil {
-			continue // it has ended
-		}
-		_, rest, _ := bytes.Cut(data, []byte("RssAnon:"))
-		if f := bytes.Fields(rest[:min(len(rest), 40)]); len(f) > 0 {
-			n, _ := strconv.ParseUint(string(f[0]), 10, 64) // kernel text; a thread of the kernel has none
-			sum += n << 10
+		space := addressSpace(pid)
+		if space != "" && !seen[space] && counts(pid) {
+			seen[space] = true
+			sum += anonymous(pid)
 		}
 	}
 	return sum, nil
+}
+
+// addressSpace tells the memory of processes apart: one that was just forked off, and has not executed its program yet, may share that of its parent. It
+// is where the kernel has put stack, arguments and environment, by chance; empty where the process has ended.
+func addressSpace(pid int) string {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return ""
+	}
+	const behindName, startStack, argStart, envEnd = 3, 28, 48, 51 // as proc(5) numbers them
+	f := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+	if len(f) <= envEnd-behindName {
+		return ""
+	}
+	return f[startStack-behindName] + " " + strings.Join(f[argStart-behindName:envEnd-behindName+1], " ")
+}
+
+// anonymous is what a process holds for itself, in bytes; 0 where it has ended.
+func anonymous(pid int) uint64 {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := bytes.Cut(data, []byte("RssAnon:"))
+	f := bytes.Fields(rest[:min(len(rest), 40)])
+	if len(f) == 0 {
+		return 0 // a thread of the kernel
+	}
+	n, _ := strconv.ParseUint(string(f[0]), 10, 64) // kernel text
+	return n << 10
+}
+
+// Killed is how many processes of a host whose memory is confined were killed because it was used up.
+func (h *Host) Killed() (uint64, error) {
+	data, err := os.ReadFile(filepath.Join(cgroup1, "memory", h.cgroup(), "memory.oom_control"))
+	if errors.Is(err, fs.ErrNotExist) {
+		data, err = os.ReadFile(filepath.Join(h.cgroupDir(), "memory.events"))
+	}
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(data)) {
+		if value, ok := strings.CutPrefix(line, "oom_kill "); ok {
+			return strconv.ParseUint(strings.TrimSpace(value), 10, 64)
+		}
+	}
+	return 0, fmt.Errorf("the group of host %q does not count who was killed", h.Name)
 }
 
 // pids lists the host's processes.
