@@ -103,7 +103,7 @@ func (p *Plain) look(ctx context.Context) (err error) {
 		return p.refuse(fmt.Errorf("user %q may not use the Nix daemon there", b.found.User))
 	}
 	serveErr := p.tryServe(ctx)
-	if serveErr == nil || ctx.Err() != nil || isLost(serveErr) || p.restricted {
+	if serveErr == nil || ctx.Err() != nil || isLost(serveErr) || errors.Is(serveErr, errTimeout) || p.restricted {
 		return p.refuse(serveErr)
 	}
 	if err := p.tryImport(ctx); err != nil {

@@ -91,6 +91,8 @@ type transfer struct {
 	counted bool
 	// substituting says that the host's substituters are serving what was not sent, and substituted that they have.
 	substituting, substituted bool
+	// substitutor is the agent that was asked to substitute last.
+	substitutor agentRef
 	// asksAll says that what the host is known to have is asked for, too.
 	asksAll bool
 	// damaged are the paths that arrived damaged once.
@@ -201,7 +203,7 @@ func (t *transfer) substitute(ctx context.Context, l *link, asked *survey, missi
 	if !places(result.Served, len(missing)) {
 		return nil, &proto.Error{Code: proto.CodeInternal, Message: "the host's substituters have paths that they were not asked for"}
 	}
-	t.substituting, t.substituted = len(result.Served) > 0, true
+	t.substituting, t.substituted, t.substitutor = len(result.Served) > 0, true, l.agent
 	left := slices.Clone(missing)
 	for _, place := range slices.Backward(result.Served) {
 		left = slices.Delete(left, place, place+1)
@@ -216,7 +218,7 @@ func (t *transfer) endSubstitution(ctx context.Context, l *link) error {
 	}
 	err := l.ask(ctx, proto.MethodSubstituted, struct{}{}, nil)
 	if proto.CodeOf(err) == proto.CodeNotFound {
-		t.substituted, err = false, nil
+		t.substituted, err = t.substitutor == l.agent, nil
 	}
 	if err == nil {
 		t.substituting = false

@@ -293,5 +293,10 @@ func (w *workshop) costs(k kind) (c costs, workers float64) {
 	if w.made > 0 {
 		shared = min(max(1, w.asked/w.made), hosts)
 	}
-	return w.meter[k].costs(), float64(w.workers) * shared / hosts
+	c = w.meter[k].costs()
+	if w.open > 1 {
+		// What is made for several hosts crosses this machine's own link as often; and one over whose link it pays to compress would have to make it again.
+		c[pack.Stored].speed = 0
+	}
+	return c, float64(w.workers) * shared / hosts
 }

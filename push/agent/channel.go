@@ -32,6 +32,7 @@ func (s *session) importUnits(ctx context.Context, req proto.ImportRequest, stre
 	ch := &channel{number: req.Channel, stream: stream}
 	next, err := t.attach(ch, req)
 	if err != nil {
+		t.abandonUnused()
 		return nil, err
 	}
 	defer t.detach(ch)

@@ -34,6 +34,8 @@ type intake struct {
 	store      pathImporter
 	unpacker   *pack.Unpacker
 	registered func(storepath.Path)
+	// unprotected is why the session's paths cannot be protected, nil where they are.
+	unprotected error
 
 	mu sync.Mutex
 	// begun are the sizes of the paths that were given to the store and are not registered yet.
@@ -51,6 +53,8 @@ type pathImporter interface {
 // openIntake makes an intake. The end of ctx ends the taking of units; what is complete is registered nevertheless, until the session ends.
 func (s *session) openIntake(ctx context.Context, req proto.ImportRequest, registered func(storepath.Path)) *intake {
 	in := &intake{session: s, registered: registered, begun: make(map[storepath.Path]uint64)}
+	// What was protected may not be any more: another push may have given a full store its space back, or a daemon may have died.
+	_, in.unprotected = s.protect(ctx, nil)
 	in.store = s.openImport(s.ctx, req, in)
 	in.unpacker = pack.NewUnpacker(ctx, hostViews{s}, in)
 	return in
@@ -134,6 +138,9 @@ func (e *storeError) Unwrap() error { return e.err }
 
 // Path implements [pack.Sink]: it protects a path, checks the form of its NAR, and hands it to the store, which checks its hash.
 func (in *intake) Path(ctx context.Context, info storepath.Info, archive io.Reader) error {
+	if in.unprotected != nil {
+		return &storeError{in.unprotected}
+	}
 	if err := in.session.protectNew(ctx, info.Path); err != nil {
 		return &storeError{err}
 	}

@@ -116,7 +116,11 @@ func serveListener(ctx context.Context, listener *net.UnixListener, config sessi
 	idle := newIdle(config.Grace, cancel)
 	defer idle.stop()
 	s.ending = idle.end
-	stop := context.AfterFunc(ctx, func() { listener.Close() })
+	stop := context.AfterFunc(ctx, func() {
+		listener.Close()
+		// A client may wait for what another one has begun.
+		s.stop(errSessionOver)
+	})
 	defer stop()
 	var clients sync.WaitGroup
 	defer clients.Wait()

@@ -169,11 +169,16 @@ var errSessionOver = proto.Errorf(proto.CodeCancelled, "the session is over")
 
 // close ends what is under way, and gives the protection of paths up.
 func (s *session) close() {
-	s.mu.Lock()
-	s.stop(errSessionOver)
-	s.mu.Unlock()
+	s.stop(errSessionOver) // before the lock, which may be held by who waits for a daemon
+	s.awaitOthers()
 	s.work.Wait()
 	s.disconnect()
+}
+
+// awaitOthers returns when nobody holds the lock who has begun before it was called: whoever comes after the session's end adds no work.
+func (s *session) awaitOthers() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 }
 
 // disconnect closes the connections to the daemon that nobody uses.
@@ -235,7 +240,7 @@ func (s *session) protect(ctx context.Context, paths []storepath.Path) (*daemon.
 		s.rooted[path] = struct{}{}
 	}
 	if s.roots != nil {
-		err := s.roots.AddTempRoots(ctx, paths)
+		err := s.addRoots(ctx, paths)
 		if err == nil || s.roots.Err() == nil || ctx.Err() != nil {
 			return s.roots, err
 		}
@@ -253,10 +258,20 @@ func (s *session) protect(ctx context.Context, paths []storepath.Path) (*daemon.
 	return conn, conn.AddTempRoots(ctx, all)
 }
 
+// addRoots adds temporary roots over the connection that holds the others. That this was lost is seen only by who asks it something, so it is asked in any case.
+func (s *session) addRoots(ctx context.Context, paths []storepath.Path) error {
+	if len(paths) > 0 {
+		return s.roots.AddTempRoots(ctx, paths)
+	}
+	_, err := s.roots.QueryValidPaths(ctx, nil, daemon.ValidPathsOptions{})
+	return err
+}
+
 // protectNew protects a path unless the session does so already.
 func (s *session) protectNew(ctx context.Context, path storepath.Path) error {
 	s.mu.Lock()
 	_, known := s.rooted[path]
+	known = known && s.roots != nil && s.roots.Err() == nil
 	s.mu.Unlock()
 	if known {
 		return nil

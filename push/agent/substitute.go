@@ -22,9 +22,8 @@ type substitution struct {
 	paths []storepath.Path
 	// over has a channel for each of paths, closed when nothing more is done for it.
 	over map[storepath.Path]chan struct{}
-	// done is closed at the end of all, and err is why that was early.
+	// done is closed at the end of all.
 	done chan struct{}
-	err  error
 }
 
 // substitute begins to substitute those of the paths that a substituter says it has, and names their places.
@@ -39,9 +38,12 @@ func (s *session) substitute(ctx context.Context, req proto.SubstituteRequest) (
 	}
 	served, err := conn.QuerySubstitutable(ctx, paths)
 	s.giveBack(conn)
-	// A substituter that cannot be reached is one that has nothing.
-	if _, refused := errors.AsType[*daemon.Error](err); err != nil && !refused {
-		return proto.SubstituteResult{}, err
+	if ctx.Err() != nil {
+		return proto.SubstituteResult{}, context.Cause(ctx)
+	}
+	// Substituters that cannot be asked have nothing: what they would have served is sent.
+	if err != nil {
+		served = nil
 	}
 	has := make(map[storepath.Path]bool, len(served))
 	for _, path := range served {
@@ -77,14 +79,15 @@ func (s *session) beginSubstitution(paths []storepath.Path) error {
 	s.substitution = sub
 	s.work.Go(func() {
 		defer cancel()
-		sub.err = sub.run(ctx, s)
+		sub.run(ctx, s)
 		close(sub.done)
 	})
 	return nil
 }
 
-// run asks for all paths. What a substituter does not give after all is no error: whoever waits for it sees that it is not there.
-func (sub *substitution) run(ctx context.Context, s *session) error {
+// run asks for all paths. What does not come, because a substituter does not give it after all or a daemon dies, is no error: whoever waits for it sees that it is not
+// there, and it is sent.
+func (sub *substitution) run(ctx context.Context, s *session) {
 	next := make(chan storepath.Path)
 	group, groupCtx := errgroup.WithContext(ctx)
 	for range min(substituters, len(sub.paths)) {
@@ -101,7 +104,7 @@ func (sub *substitution) run(ctx context.Context, s *session) error {
 		}
 		return nil
 	})
-	err := group.Wait()
+	_ = group.Wait()
 	for _, over := range sub.over {
 		select {
 		case <-over:
@@ -109,7 +112,6 @@ func (sub *substitution) run(ctx context.Context, s *session) error {
 			close(over)
 		}
 	}
-	return err
 }
 
 // ensure takes paths until none is left.
@@ -137,9 +139,6 @@ func (s *session) substituted(ctx context.Context, _ struct{}) (proto.Substitute
 	}
 	if err := wait(ctx, sub.done); err != nil {
 		return proto.SubstitutedResult{}, err
-	}
-	if sub.err != nil {
-		return proto.SubstitutedResult{}, sub.err
 	}
 	conn, err := s.protect(ctx, sub.paths)
 	if err != nil {

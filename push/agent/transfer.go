@@ -111,11 +111,21 @@ func (t *transfer) answer(ch *channel, err error) error {
 	return err
 }
 
-// state says whether nobody has the transfer open, whether it has ended, and until when that holds.
+// state says whether nobody has the transfer open any more, whether it has ended, and until when that holds.
 func (t *transfer) state() (abandoned, ended bool, changed <-chan struct{}) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.attached[0] == nil, t.ended, t.changed
+	// Before its first attempt, somebody is about to open it.
+	return t.attempt > 0 && t.attached[0] == nil, t.ended, t.changed
+}
+
+// abandonUnused ends a transfer whose first channel could not be attached.
+func (t *transfer) abandonUnused() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.attempt == 0 {
+		t.cancel(errAbandoned)
+	}
 }
 
 // admit waits until there is room for a unit.

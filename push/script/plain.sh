@@ -19,7 +19,8 @@ root)
 	# Where the helper's agent makes it, too.
 	if [ "$(id -u)" = 0 ]; then
 		dir=/nix/var/nix/gcroots/fleet
-		mkdir -p "$dir" && exec ln -sfn "$4" "$dir/$3"
+		# Only then is it certain that nobody has collected it before.
+		mkdir -p "$dir" && ln -sfn "$4" "$dir/$3" && exec nix-store --check-validity "$4"
 	else
 		dir=${HOME:?}/.local/state/fleet/gcroots
 		mkdir -p "$dir" && exec nix-store --realise "$4" --add-root "$dir/$3" --indirect >/dev/null
