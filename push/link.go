@@ -2,6 +2,7 @@ package push
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -124,6 +125,10 @@ func (l *link) ask(ctx context.Context, method string, params, result any) error
 	err := l.control.Call(ctx, method, params, result)
 	if err == nil {
 		l.roundTrip(time.Since(began))
+	}
+	if _, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		// The error quotes what the host has said.
+		return fmt.Errorf("ask the agent on %q for %s: %s", l.s.spec.Target.Host, method, oneLine(err.Error()))
 	}
 	return err
 }

@@ -148,6 +148,8 @@ type memoryHost struct {
 	other proto.HandlerFunc
 	// forget lets the agent forget a transfer whose connection was lost.
 	forget bool
+	// answer, where it is set, answers in the host's place; nil leaves the request to it.
+	answer func(req *proto.Request) (any, error)
 
 	bytes atomic.Int64
 	mu    sync.Mutex
@@ -284,6 +286,11 @@ func (h *memoryHost) handle(ctx context.Context, req *proto.Request) (any, error
 	h.mu.Unlock()
 	if h.delay > 0 {
 		time.Sleep(h.delay)
+	}
+	if h.answer != nil {
+		if result, err := h.answer(req); result != nil || err != nil {
+			return result, err
+		}
 	}
 	switch req.Method {
 	case proto.MethodMissing:

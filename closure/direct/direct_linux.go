@@ -318,7 +318,7 @@ func (im *Importer) addByDaemon(t *task, nar io.Reader) (taskState, error) {
 		}
 	}
 	if err := im.store.addByDaemon(im.ctx, t.info, closure.VerifyReader(t.info, nar)); err != nil {
-		return failed, err
+		return failed, &closure.ImportError{Path: t.info.Path, Err: err}
 	}
 	return valid, nil
 }

@@ -22,6 +22,7 @@ import (
 
 	"fleet/closure/daemon"
 	"fleet/closure/direct"
+	"fleet/closure/nar"
 	"fleet/closure/storepath"
 	"fleet/closure/storetest"
 	"fleet/push/proto"
@@ -355,11 +356,29 @@ func lies(t *testing.T) map[string]lie {
 		return text.String()
 	}
 	return map[string]lie{
-		"another hash":                       {change: func(l *load) { l.infos[3].NarHash[5] ^= 1 }, code: proto.CodeCorrupt, path: 3},
-		"another hash of a large path":       {change: func(l *load) { l.infos[5].NarHash[5] ^= 1 }, code: proto.CodeCorrupt, path: 5},
-		"something that is no NAR":           {change: func(l *load) { l.replace(2, []byte("no NAR, but its hash is right")) }, code: proto.CodeCorrupt, path: 2},
-		"a file of exabytes":                 {change: func(l *load) { l.replace(2, enlarge(l.nars[l.infos[2].Path])) }, code: proto.CodeCorrupt, path: 2},
-		"a file of exabytes in a large path": {change: func(l *load) { l.replace(5, enlarge(l.nars[l.infos[5].Path])) }, code: proto.CodeCorrupt, path: 5},
+		"another hash":                          {change: func(l *load) { l.infos[3].NarHash[5] ^= 1 }, code: proto.CodeCorrupt, path: 3},
+		"another hash of a large path":          {change: func(l *load) { l.infos[5].NarHash[5] ^= 1 }, code: proto.CodeCorrupt, path: 5},
+		"something that is no NAR":              {change: func(l *load) { l.replace(2, []byte("no NAR, but its hash is right")) }, code: proto.CodeCorrupt, path: 2},
+		"a file of exabytes":                    {change: func(l *load) { l.replace(2, enlarge(l.nars[l.infos[2].Path])) }, code: proto.CodeCorrupt, path: 2},
+		"a file of exabytes in a large path":    {change: func(l *load) { l.replace(5, enlarge(l.nars[l.infos[5].Path])) }, code: proto.CodeCorrupt, path: 5},
+		"less than was announced":               {change: func(l *load) { l.resize(2, func(nar []byte) []byte { return nar[:len(nar)-8] }) }, code: proto.CodeCorrupt, path: 2},
+		"less of a large path":                  {change: func(l *load) { l.resize(5, func(nar []byte) []byte { return nar[:len(nar)-8] }) }, code: proto.CodeCorrupt, path: 5},
+		"more than was announced":               {change: func(l *load) { l.resize(2, func(nar []byte) []byte { return append(bytes.Clone(nar), nar[:8]...) }) }, code: proto.CodeCorrupt, path: 2},
+		"a NAR that is cut":                     {change: func(l *load) { l.replace(2, cutShort(l.nars[l.infos[2].Path])) }, code: proto.CodeCorrupt, path: 2},
+		"a large NAR that is cut":               {change: func(l *load) { l.replace(5, cutShort(l.nars[l.infos[5].Path])) }, code: proto.CodeCorrupt, path: 5},
+		"something behind a NAR":                {change: func(l *load) { l.replace(2, prolong(l.nars[l.infos[2].Path])) }, code: proto.CodeCorrupt, path: 2},
+		"something behind a large NAR":          {change: func(l *load) { l.replace(5, prolong(l.nars[l.infos[5].Path])) }, code: proto.CodeCorrupt, path: 5},
+		"a name that leads out":                 {change: func(l *load) { l.replace(2, folder(t, "xx", "..", 10)) }, code: proto.CodeCorrupt, path: 2},
+		"a name that leads out of a large path": {change: func(l *load) { l.replace(5, folder(t, "xx", "..", 9<<20)) }, code: proto.CodeCorrupt, path: 5},
+		"a name with a slash":                   {change: func(l *load) { l.replace(2, folder(t, "m-b", "m/b", 10)) }, code: proto.CodeCorrupt, path: 2},
+		"a name twice":                          {change: func(l *load) { l.replace(2, folder(t, "xx", "aa", 10)) }, code: proto.CodeCorrupt, path: 2},
+		"a name with a NUL":                     {change: func(l *load) { l.replace(2, folder(t, "m-b", "m\x00b", 10)) }, code: proto.CodeCorrupt, path: 2},
+		"contents that have another address":    {change: func(l *load) { l.infos[3].CA = "fixed:r:sha256:" + strings.Repeat("0", 52) }, code: proto.CodeCorrupt, path: 3},
+		"an address that is none":               {change: func(l *load) { l.infos[3].CA = "here" }, code: proto.CodeInternal, path: 3},
+		"paths that refer to each other": {
+			change: func(l *load) { l.infos[4].References = append(l.infos[4].References, l.infos[5].Path) },
+			code:   proto.CodeNotFound, path: 4,
+		},
 		"a reference that nobody has": {
 			change: func(l *load) { l.infos[4].References = []storepath.Path{mustParse(t, strings.Repeat("z", 32)+"-gone")} },
 			code:   proto.CodeNotFound, path: 4,
@@ -392,6 +411,32 @@ type lie struct {
 func (l *load) replace(i int, archive []byte) {
 	l.nars[l.infos[i].Path] = archive
 	l.infos[i].NarHash, l.infos[i].NarSize = sha256.Sum256(archive), uint64(len(archive))
+}
+
+// resize changes what is sent and its size, but not the hash that is announced.
+func (l *load) resize(i int, change func(nar []byte) []byte) {
+	hash := l.infos[i].NarHash
+	l.replace(i, change(l.nars[l.infos[i].Path]))
+	l.infos[i].NarHash = hash
+}
+
+func cutShort(archive []byte) []byte { return archive[:len(archive)-16] }
+
+func prolong(archive []byte) []byte { return append(bytes.Clone(archive), make([]byte, 8)...) }
+
+// folder is the NAR of a folder with two files, the second of which has another name than it was written with. Its contents are of that size.
+func folder(t *testing.T, written, name string, size int) []byte {
+	t.Helper()
+	var archive bytes.Buffer
+	w := nar.NewWriter(&archive)
+	err := w.Directory("")
+	for _, file := range []string{"aa", written} {
+		err = errors.Join(err, w.File(file, false, uint64(size), strings.NewReader(strings.Repeat("z", size))))
+	}
+	if err := errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return bytes.Replace(archive.Bytes(), []byte(written), []byte(name), 1)
 }
 
 // enlarge makes a NAR of a file say that the file is enormous.
