@@ -53,19 +53,19 @@ func (s *Session) Offer(ctx context.Context, request OfferRequest) (*Offer, erro
 }
 
 func (l *link) offer(ctx context.Context, params proto.OfferRequest) (offer *Offer, err error) {
-	ctx, heard, cancel := l.untilSilent(ctx, proto.MethodOffer)
+	ctx, silence, cancel := l.untilSilent(ctx, proto.MethodOffer)
 	defer func() {
 		if offer == nil {
-			cancel()
+			cancel(nil)
 		}
 	}()
 	stream, err := l.control.Open(ctx, proto.MethodOffer, params)
 	if err != nil {
 		return nil, err
 	}
-	o := &Offer{stream: stream, cancel: cancel, patience: l.s.c.Timeouts.withDefaults().Close}
+	o := &Offer{stream: stream, cancel: func() { cancel(nil) }, patience: l.s.c.Timeouts.withDefaults().Close}
 	err = eachLine(stream, maxAck, func(line []byte) error {
-		heard()
+		silence.Stop()
 		var ready proto.OfferReady
 		if err := json.Unmarshal(line, &ready); err != nil {
 			return err
@@ -85,12 +85,13 @@ func (l *link) offer(ctx context.Context, params proto.OfferRequest) (offer *Off
 	return nil, fmt.Errorf("offer paths on %q: the agent does not say where it listens", l.s.spec.Target.Host)
 }
 
-// untilSilent is a context that ends where the agent lets us wait longer than for an answer, until heard is called.
-func (l *link) untilSilent(ctx context.Context, method string) (_ context.Context, heard, cancel func()) {
+// untilSilent is a context that ends with silence: where the agent lets us wait longer than for an answer, unless that timer is stopped, or set anew.
+func (l *link) untilSilent(ctx context.Context, method string) (_ context.Context, silence *time.Timer, cancel context.CancelCauseFunc) {
 	silent := fmt.Errorf("ask the agent on %q for %s: %w", l.s.spec.Target.Host, method, errTimeout)
-	ctx, cancelCause := context.WithCancelCause(ctx)
-	timer := time.AfterFunc(l.s.c.Timeouts.withDefaults().Answer, func() { cancelCause(silent) })
-	return ctx, func() { timer.Stop() }, func() { timer.Stop(); cancelCause(context.Canceled) }
+	ctx, cancel = context.WithCancelCause(ctx)
+	silence = time.AfterFunc(l.s.c.Timeouts.withDefaults().Answer, func() { cancel(silent) })
+	context.AfterFunc(ctx, func() { silence.Stop() })
+	return ctx, silence, cancel
 }
 
 // errReady ends the reading of what comes before the work.
@@ -123,6 +124,18 @@ func (o *Offer) Close() {
 	if o.stream.CloseWrite() == nil {
 		_ = o.stream.Result(nil) // what went wrong is seen by who takes
 	}
+}
+
+// onBreak has f called where the offer ends in an error.
+func (o *Offer) onBreak(f func(error)) {
+	if o.stream == nil {
+		return
+	}
+	go func() { // Close sees to its end
+		if err := o.stream.Result(nil); err != nil {
+			f(err)
+		}
+	}()
 }
 
 // RelayError says that a host could not take what it lacks from its relay. It can be sent all the same.
@@ -161,7 +174,8 @@ type TakeRequest struct {
 }
 
 // Take has the host take from a relay what it lacks. It registers what is as our own store has it, and nothing else, whatever the relay sends. A
-// [Session.Push] of the same makes sure of the rest, and is needed in any case. The result counts what was taken. A [*RelayError] says what was wrong
+// [Session.Push] of the same makes sure of the rest, and is needed in any case. The relay is near, so nothing is fetched from the host's substituters
+// before the push. The result counts what was taken. A [*RelayError] says what was wrong
 // with the relay or the way to it; other errors are those that the push would meet.
 func (s *Session) Take(ctx context.Context, request TakeRequest) (PushResult, error) {
 	graph, err := s.c.Source.Closure(ctx, request.Roots...)
@@ -169,6 +183,7 @@ func (s *Session) Take(ctx context.Context, request TakeRequest) (PushResult, er
 		return PushResult{}, err
 	}
 	t := newTransfer(s, request.PushRequest, graph)
+	t.request.Substitute = false
 	l, err := s.connected(ctx)
 	if err != nil {
 		return PushResult{}, err
@@ -190,19 +205,22 @@ func (t *transfer) take(ctx context.Context, l *link, request TakeRequest, infos
 	if err != nil {
 		return err
 	}
-	ctx, heard, cancel := l.untilSilent(ctx, proto.MethodTake)
-	defer cancel()
+	ctx, silence, cancel := l.untilSilent(ctx, proto.MethodTake)
+	defer cancel(nil)
 	stream, err := client.Open(ctx, proto.MethodTake, nil)
 	if err != nil {
 		return err
 	}
-	k := &taking{t: t, stream: stream, request: request, infos: infos, left: make(map[string]uint64, len(infos))}
+	k := &taking{t: t, stream: stream, request: request, infos: infos, left: make(map[string]uint64, len(infos)), silence: silence, end: cancel}
+	var largest uint64
 	for _, info := range infos {
 		k.left[info.Path.String()] = info.NarSize
+		largest = max(largest, info.NarSize)
 	}
+	k.patience = l.s.c.Timeouts.withDefaults().Answer + proto.TakeTime(largest)
 	defer k.close()
 	err = eachLine(stream, maxAck, func(line []byte) error {
-		if heard(); k.offer == nil {
+		if k.offer == nil {
 			return k.begin(ctx, line)
 		}
 		return k.event(line)
@@ -229,6 +247,10 @@ type taking struct {
 	left map[string]uint64
 	// offer is the relay's, nil before there is one.
 	offer *Offer
+	// silence ends the take where the host reports nothing for patience, which is enough for its largest path; end ends it at once.
+	silence  *time.Timer
+	patience time.Duration
+	end      context.CancelCauseFunc
 }
 
 // begin has the relay offer the paths to the key that the host has made, and tells the host where.
@@ -241,9 +263,16 @@ func (k *taking) begin(ctx context.Context, line []byte) (err error) {
 	for i, info := range k.infos {
 		paths[i] = info.Path
 	}
+	// It is the relay that is waited for now.
+	k.silence.Stop()
 	if k.offer, err = k.request.Offer(ctx, ready.Key, paths); err != nil {
 		return err
 	}
+	k.silence.Reset(k.patience)
+	k.offer.onBreak(func(err error) {
+		// The host sees that as well, and may have more to say.
+		time.AfterFunc(lastWords, func() { k.end(fmt.Errorf("the relay has ended its offer: %s", oneLine(err.Error()))) })
+	})
 	from := proto.TakeFrom{Relay: k.request.Relay, Port: k.offer.Port, Key: k.offer.Key, Addresses: []string{k.request.Address}}
 	for _, address := range k.offer.Addresses {
 		if !slices.Contains(from.Addresses, address) {
@@ -287,6 +316,7 @@ func (k *taking) event(line []byte) error {
 		return fmt.Errorf("take paths on %q: the agent reports %q, which it was not to take", k.t.s.spec.Target.Host, oneLine(event.Path))
 	}
 	delete(k.left, event.Path)
+	k.silence.Reset(k.patience)
 	k.t.progress.path(size)
 	return nil
 }

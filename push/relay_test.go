@@ -154,6 +154,70 @@ func TestWhatATakerReportsIsChecked(t *testing.T) {
 	}
 }
 
+func TestATakeThatDoesNotGetOnEnds(t *testing.T) {
+	hangs := func(ctx context.Context, req *proto.Request) (any, error) {
+		if err := json.NewEncoder(req.Stream).Encode(proto.TakeReady{Key: takerKey}); err != nil {
+			return nil, err
+		}
+		_, wires, err := proto.ReadTake(req.Stream)
+		if err != nil {
+			return nil, err
+		}
+		_, err = io.WriteString(req.Stream, reportOf([]string{wires[0].Path}))
+		<-ctx.Done()
+		return proto.ImportResult{}, err
+	}
+	breaks := hostileSession(t, func(_ context.Context, req *proto.Request) (any, error) {
+		if err := json.NewEncoder(req.Stream).Encode(proto.OfferReady{Port: 7171, Key: relayKey}); err != nil {
+			return nil, err
+		}
+		return nil, proto.Errorf(proto.CodeInternal, "the disk\x1b is gone")
+	})
+	for rule, tt := range map[string]struct {
+		answer time.Duration
+		offer  func(ctx context.Context) (*Offer, error)
+		says   string
+	}{
+		"the host is silent": {time.Second, func(context.Context) (*Offer, error) { return &Offer{Port: 1, Key: relayKey}, nil }, errTimeout.Error()},
+		"the offer breaks": {time.Hour, func(ctx context.Context) (*Offer, error) {
+			return breaks.Offer(ctx, OfferRequest{Peer: takerKey, Port: 7171})
+		}, "the relay has ended its offer: the disk"},
+	} {
+		t.Run(rule, func(t *testing.T) {
+			t.Parallel()
+			source := newMemoryStore()
+			root := source.system(t, 5, relayFrom/4)
+			h := newMemoryHost()
+			h.other = hangs
+			c := connectorTo(t, source, h)
+			c.Timeouts.Answer = tt.answer
+			request := takeRequest(root, nil)
+			request.Offer = func(ctx context.Context, _ string, _ []storepath.Path) (*Offer, error) { return tt.offer(ctx) }
+			result, err := h.session(t, c).Take(t.Context(), request)
+			failed, ok := errors.AsType[*RelayError](err)
+			if !ok || failed.Relay != "relay-1" || !strings.Contains(err.Error(), tt.says) || strings.ContainsRune(err.Error(), '\x1b') {
+				t.Errorf("got %v", err)
+			}
+			if result.Paths != 1 {
+				t.Errorf("%+v", result)
+			}
+		})
+	}
+}
+
+func TestATakeDoesNotSubstitute(t *testing.T) {
+	source := newMemoryStore()
+	root := source.system(t, 5, relayFrom/4)
+	h := newMemoryHost()
+	h.other = taker(new(proto.TakeFrom), new([]proto.PathInfo), reportOf)
+	request := takeRequest(root, func(string, []storepath.Path) (*Offer, error) { return &Offer{Port: 1, Key: relayKey}, nil })
+	request.Substitute = true
+	result, err := h.session(t, connectorTo(t, source, h)).Take(t.Context(), request)
+	if err != nil || result.Paths != 5 || slices.Contains(h.requests(), proto.MethodSubstitute) {
+		t.Errorf("%+v, %v after %q", result, err, h.requests())
+	}
+}
+
 func TestWhatARelaySaysIsChecked(t *testing.T) {
 	says := func(line string, hang bool) *Session {
 		s := hostileSession(t, func(ctx context.Context, req *proto.Request) (any, error) {

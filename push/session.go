@@ -158,6 +158,9 @@ func (s *Session) Info() proto.HostInfo {
 	return s.info
 }
 
+// Moved is how many bytes have gone through the session's channels so far, in both directions, with what keeps them open.
+func (s *Session) Moved() uint64 { return s.wire.Load() }
+
 // Refresh asks the agent again.
 func (s *Session) Refresh(ctx context.Context) (proto.HostInfo, error) {
 	var info proto.HostInfo

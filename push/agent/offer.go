@@ -236,7 +236,7 @@ func (d *door) admit(raw net.Conn) {
 func (s *session) serveOffer(ctx context.Context, o *offer, conn *tls.Conn) (result proto.ImportResult, err error) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	wanted, err := proto.ReadWanted(bufio.NewReaderSize(newSteady(conn), 64<<10))
+	wanted, err := proto.ReadWanted(bufio.NewReaderSize(newSteady(conn), 64<<10), len(o.paths))
 	if err != nil {
 		return result, err
 	}

@@ -189,8 +189,8 @@ func TestOffersShareAPortAndAreApart(t *testing.T) {
 	if offerA.ready.Port != offerB.ready.Port {
 		t.Errorf("ports %d and %d", offerA.ready.Port, offerB.ready.Port)
 	}
-	// The first may have one path, and wants all of them.
-	if _, _, err := takeA.from(t, fromOffer(offerA), samples); err == nil {
+	// The first may have one path, and wants another one.
+	if _, _, err := takeA.from(t, fromOffer(offerA), samples[2:]); err == nil {
 		t.Error("a path came that was not offered to this host")
 	}
 	if _, err := offerA.end(t); proto.CodeOf(err) != proto.CodeForbidden {
@@ -327,7 +327,7 @@ func liar(t *testing.T, peer string, answer func(w io.Writer)) proto.TakeFrom {
 			return
 		}
 		defer conn.Close()
-		if _, err := proto.ReadWanted(bufio.NewReader(conn)); err == nil {
+		if _, err := proto.ReadWanted(bufio.NewReader(conn), 100); err == nil {
 			answer(conn)
 		}
 	}()
@@ -423,6 +423,56 @@ func TestARelayThatLiesChangesNothing(t *testing.T) {
 
 func sends(p []byte) func(io.Writer) {
 	return func(w io.Writer) { _, _ = w.Write(p) }
+}
+
+func TestAPeerThatWantsMoreThanIsOfferedGetsNothing(t *testing.T) {
+	storetest.RequireNix(t)
+	samples := chain(t)
+	relay, _ := relayWith(t, samples)
+	host := testHost(t)
+	chrootStore(t, host)
+	target, _ := connect(t, host)
+	take := beginTake(t, target)
+	offer := offerPaths(t, relay, proto.OfferRequest{Peer: take.key, Paths: baseNames(samples[:1])})
+	if _, result, err := take.from(t, fromOffer(offer), samples); err == nil || result.Paths > 0 {
+		t.Errorf("%+v, %v", result, err)
+	}
+	if _, err := offer.end(t); err == nil || !strings.Contains(err.Error(), "3 lines, the limit is 1") {
+		t.Errorf("the relay says %v", err)
+	}
+}
+
+func TestARelayThatIsSlowForTooLongIsLeft(t *testing.T) {
+	storetest.RequireNix(t)
+	samples := chain(t)
+	host := testHost(t)
+	chrootStore(t, host)
+	target, s := connect(t, host)
+	key := newKey(t)
+	relay := liar(t, key.hash, func(w io.Writer) {
+		all := pathsBytes(t, samples...)
+		_, _ = w.Write(all[:len(all)-100])
+		_, _ = io.Copy(io.Discard, w.(net.Conn))
+	})
+	var told bytes.Buffer
+	if err := proto.WriteTake(&told, relay, []proto.PathInfo{samples[0].info, samples[1].info, samples[2].info}); err != nil {
+		t.Fatal(err)
+	}
+	take, err := readTaking(&told)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if take.limit < takeSlack || take.limit > takeSlack+time.Minute {
+		t.Errorf("a small take has %s", take.limit)
+	}
+	take.limit = 2 * time.Second
+	_, err = take.fetch(t.Context(), s, key, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), "did not come within 2s") {
+		t.Errorf("got %v", err)
+	}
+	if left := missing(t, target, paths(samples)); slices.Contains(left, samples[0].info.Path) {
+		t.Errorf("missing: %q", left)
+	}
 }
 
 func TestARelayWithAnotherKeyIsNotAsked(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"time"
 
 	"fleet/closure/pack"
 	"fleet/closure/storepath"
@@ -28,6 +29,8 @@ type taking struct {
 	infos  []storepath.Info
 	wanted map[storepath.Path]storepath.Info
 	bytes  uint64
+	// limit bounds the whole of it: a relay that is slow without end is no better than none.
+	limit time.Duration
 }
 
 // take takes paths from a relay.
@@ -47,13 +50,20 @@ func (s *session) take(ctx context.Context, stream *proto.Stream) (result proto.
 	if err != nil {
 		return result, err
 	}
+	return t.fetch(ctx, s, key, stream)
+}
+
+// fetch has the paths come within the limit. What came until then stays.
+func (t *taking) fetch(ctx context.Context, s *session, key tunnelKey, report io.Writer) (proto.ImportResult, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, t.limit, t.blame(fmt.Errorf("%d paths did not come within %s", len(t.infos), t.limit)))
+	defer cancel()
 	conn, err := t.dial(ctx, key)
 	if err != nil {
-		return result, err
+		return proto.ImportResult{}, err
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	return t.run(ctx, s, conn, stream)
+	return t.run(ctx, s, conn, report)
 }
 
 // readTaking reads and checks what the operator says.
@@ -77,6 +87,7 @@ func readTaking(r io.Reader) (*taking, error) {
 		t.infos, t.wanted[info.Path] = append(t.infos, info), info
 		t.bytes += info.NarSize
 	}
+	t.limit = takeSlack + proto.TakeTime(t.bytes)
 	return t, nil
 }
 

@@ -25,6 +25,8 @@ const (
 	// trickle is how many bytes have to come within tricklePatience, waited for and not counting what the host needs for its own work.
 	trickle         = 64 << 10
 	tricklePatience = 30 * time.Second
+	// takeSlack is what a whole take has beside the time that its paths need.
+	takeSlack = 2 * time.Minute
 	// takePatience is how long a peer may take nothing of what it is sent, while its disk is busy.
 	takePatience = 5 * time.Minute
 )

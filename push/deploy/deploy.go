@@ -217,6 +217,15 @@ func newDeployment(ctx context.Context, d *Deployer, request Request) *deploymen
 	return r
 }
 
+// holding does f with a token, or returns why the run has ended.
+func (r *deployment) holding(tokens chan struct{}, f func() error) error {
+	if err := r.acquire(tokens); err != nil {
+		return err
+	}
+	defer func() { <-tokens }()
+	return f()
+}
+
 // acquire takes a token, or returns why the run has ended.
 func (r *deployment) acquire(tokens chan struct{}) error {
 	select {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -55,6 +56,8 @@ type fakeHost struct {
 	status func(*proto.TxnStatus)
 	valid  map[string]bool
 	closed int
+	// moved is what went through its sessions.
+	moved atomic.Uint64
 	// open are the sessions that were opened again and not closed.
 	open int
 	// guarded is what the host's guard meets.
@@ -234,6 +237,8 @@ func (s *fakeSession) Secrets(ctx context.Context, r push.SecretsRequest) error 
 func (s *fakeSession) Refresh(ctx context.Context) (proto.HostInfo, error) {
 	return s.Info(), s.w.do(ctx, s.name, "refresh")
 }
+
+func (s *fakeSession) Moved() uint64 { return s.host.moved.Load() }
 
 func (s *fakeSession) Push(ctx context.Context, r push.PushRequest) (push.PushResult, error) {
 	if err := s.w.do(ctx, s.name, "push"); err != nil {

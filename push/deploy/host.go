@@ -232,18 +232,21 @@ func (h *hostRun) isUnchanged() bool {
 
 // push makes the toplevel valid on the host and protects it there.
 func (h *hostRun) push() error {
-	if err := h.acquire(h.pushes); err != nil {
-		return err
-	}
-	defer func() { <-h.pushes }()
 	if h.place() == buildOnTarget {
-		return h.session.Root(h.work, h.Plan.Fleet, h.toplevel)
+		return h.holding(h.pushes, func() error { return h.session.Root(h.work, h.Plan.Fleet, h.toplevel) })
 	}
 	request := push.PushRequest{
 		Roots: []storepath.Path{h.toplevel}, RootName: h.Plan.Fleet, Substitute: h.substitute(h.host), Signer: h.request.Signer,
 	}
+	// Whoever waits for a relay holds nothing that hosts without one need.
 	taken := h.takeFromRelay(request)
-	sent, err := h.pusher.Push(h.work, request)
+	var sent push.PushResult
+	err := h.alone(func() error {
+		return h.holding(h.pushes, func() (err error) {
+			sent, err = h.pusher.Push(h.work, request)
+			return err
+		})
+	})
 	h.report.Paths, h.report.NarBytes, h.report.WireBytes = taken.Paths+sent.Paths, taken.NarBytes+sent.NarBytes, taken.WireBytes+sent.WireBytes
 	h.report.Notices = append(h.report.Notices, sent.Notices...)
 	return err

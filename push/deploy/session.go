@@ -32,6 +32,7 @@ type Session interface {
 	Info() proto.HostInfo
 	HostKey() (string, transport.Provenance)
 	Refresh(ctx context.Context) (proto.HostInfo, error)
+	Moved() uint64
 	Push(ctx context.Context, request push.PushRequest) (push.PushResult, error)
 	Offer(ctx context.Context, request push.OfferRequest) (*push.Offer, error)
 	Take(ctx context.Context, request push.TakeRequest) (push.PushResult, error)

@@ -40,33 +40,37 @@ func (l Lines) MarshalJSON() ([]byte, error) {
 }
 
 // UnmarshalJSON implements [json.Unmarshaler]. Its memory is bounded whatever it reads.
-func (l *Lines) UnmarshalJSON(text []byte) error {
+func (l *Lines) UnmarshalJSON(text []byte) (err error) {
+	*l, err = decodeLines(text, maxLineCount)
+	return err
+}
+
+// decodeLines decodes what MarshalJSON has made of so many lines at most.
+func decodeLines(text []byte, most int) (Lines, error) {
 	var packed []byte
 	if err := json.Unmarshal(text, &packed); err != nil {
-		return err
+		return nil, err
 	}
-	*l = nil
 	if len(packed) == 0 {
-		return nil
+		return nil, nil
 	}
 	z, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxLines))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer z.Close()
 	plain, err := z.DecodeAll(packed, nil)
 	if err != nil {
-		return fmt.Errorf("decode list: %w", err)
+		return nil, fmt.Errorf("decode list: %w", err)
 	}
-	if n := bytes.Count(plain, []byte("\n")); n >= maxLineCount {
-		return fmt.Errorf("decode list: %d lines, the limit is %d", n+1, maxLineCount)
+	if n := bytes.Count(plain, []byte("\n")) + 1; n > min(most, maxLineCount) {
+		return nil, fmt.Errorf("decode list: %d lines, the limit is %d", n, min(most, maxLineCount))
 	}
 	lines := strings.Split(string(plain), "\n")
 	for _, line := range lines {
 		if line == "" {
-			return errors.New("decode list: an empty line")
+			return nil, errors.New("decode list: an empty line")
 		}
 	}
-	*l = lines
-	return nil
+	return lines, nil
 }

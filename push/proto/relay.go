@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -60,6 +61,15 @@ type TakeFrom struct {
 
 // MaxRelayAddresses bounds the addresses of one relay.
 const MaxRelayAddresses = 16
+
+// takeFloor is the speed below which a take is not worth waiting for, in bytes of NARs a second.
+const takeFloor = 256 << 10
+
+// TakeTime is the longest that NARs of a size, in bytes, may take from a relay to a host.
+func TakeTime(size uint64) time.Duration {
+	const most = 30 * 24 * 3600 // any more would not fit, and nobody waits for it
+	return time.Duration(min(size/takeFloor+1, most)) * time.Second
+}
 
 const (
 	// maxTake bounds what the infos of a [MethodTake] unpack to, in bytes, and maxTakePaths how many there are.
@@ -142,8 +152,10 @@ func WriteWanted(w io.Writer, paths Lines) error {
 	return err
 }
 
-// ReadWanted reads what [WriteWanted] has written, and nothing that follows it, however much that is.
-func ReadWanted(r io.ByteReader) (Lines, error) {
+// ReadWanted reads what [WriteWanted] has written, and nothing that follows it, however much that is. More than most paths are an error.
+func ReadWanted(r io.ByteReader, most int) (Lines, error) {
+	const beside, each = 1 << 10, 512 // a name has 211 bytes at most
+	limit := min(maxWanted, beside+each*min(most, maxLineCount))
 	var text bytes.Buffer
 	for {
 		b, err := r.ReadByte()
@@ -153,13 +165,13 @@ func ReadWanted(r io.ByteReader) (Lines, error) {
 		if b == '\n' {
 			break
 		}
-		if text.Len() == maxWanted {
-			return nil, fmt.Errorf("read what is wanted: more than %d bytes", maxWanted)
+		if text.Len() == limit {
+			return nil, fmt.Errorf("read what is wanted: more than %d bytes", limit)
 		}
 		text.WriteByte(b)
 	}
-	var paths Lines
-	if err := json.Unmarshal(text.Bytes(), &paths); err != nil {
+	paths, err := decodeLines(text.Bytes(), most)
+	if err != nil {
 		return nil, fmt.Errorf("read what is wanted: %w", err)
 	}
 	return paths, nil

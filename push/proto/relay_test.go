@@ -3,11 +3,15 @@ package proto
 import (
 	"bufio"
 	"bytes"
+	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/zstd"
@@ -84,7 +88,7 @@ func TestWhatIsWantedCrossesAndNothingBehindIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.WriteString("rest")
-	got, err := ReadWanted(&b)
+	got, err := ReadWanted(&b, len(want))
 	if err != nil || !slices.Equal(got, want) || b.String() != "rest" {
 		t.Errorf("%d of %d paths, %v, and %q", len(got), len(want), err, b.String())
 	}
@@ -94,8 +98,47 @@ func TestWhatIsWantedCrossesAndNothingBehindIt(t *testing.T) {
 		"endless":  endless{},
 		"no lines": strings.NewReader("\"AAAA\"\n"),
 	} {
-		if got, err := ReadWanted(bufio.NewReader(r)); err == nil {
+		if got, err := ReadWanted(bufio.NewReader(r), maxLineCount); err == nil {
 			t.Errorf("%s: %q", name, got)
+		}
+	}
+}
+
+func TestMoreIsNotWantedThanThereMayBe(t *testing.T) {
+	var b bytes.Buffer
+	if err := WriteWanted(&b, Lines{"a", "b", "c"}); err != nil {
+		t.Fatal(err)
+	}
+	for most, fits := range map[int]bool{0: false, 2: false, 3: true, maxLineCount: true} {
+		if got, err := ReadWanted(bytes.NewReader(b.Bytes()), most); (err == nil) != fits || fits && len(got) != 3 {
+			t.Errorf("of %d: %q, %v", most, got, err)
+		}
+	}
+	// Names that do not compress fit all the same.
+	long := make(Lines, 100)
+	for i := range long {
+		raw := make([]byte, 105)
+		if _, err := rand.Read(raw); err != nil {
+			t.Fatal(err)
+		}
+		long[i] = hex.EncodeToString(raw)
+	}
+	b.Reset()
+	if err := WriteWanted(&b, long); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ReadWanted(&b, len(long)); err != nil || !slices.Equal(got, long) {
+		t.Errorf("%d of %d paths, %v", len(got), len(long), err)
+	}
+	if _, err := ReadWanted(bufio.NewReader(strings.NewReader(strings.Repeat("x", 1<<20))), 1); err == nil || !strings.Contains(err.Error(), "more than") {
+		t.Errorf("a long text: %v", err)
+	}
+}
+
+func TestAWholeTakeIsBounded(t *testing.T) {
+	for size, want := range map[uint64]time.Duration{0: time.Second, 256 << 20: 1025 * time.Second, math.MaxUint64: 30 * 24 * time.Hour} {
+		if got := TakeTime(size); got != want {
+			t.Errorf("%d bytes may take %s", size, got)
 		}
 	}
 }
@@ -135,7 +178,7 @@ func FuzzReadWanted(f *testing.F) {
 	}
 	f.Add(b.Bytes())
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		paths, err := ReadWanted(bytes.NewReader(raw))
+		paths, err := ReadWanted(bytes.NewReader(raw), maxLineCount)
 		if err != nil {
 			return
 		}
@@ -143,7 +186,7 @@ func FuzzReadWanted(f *testing.F) {
 		if err := WriteWanted(&out, paths); err != nil {
 			t.Fatal(err)
 		}
-		if again, err := ReadWanted(&out); err != nil || !slices.Equal(again, paths) {
+		if again, err := ReadWanted(&out, len(paths)); err != nil || !slices.Equal(again, paths) {
 			t.Fatalf("%q became %q, %v", paths, again, err)
 		}
 	})
