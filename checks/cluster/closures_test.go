@@ -32,7 +32,7 @@ type made struct {
 
 func newMade(salt string) *made { return &made{salt: salt, sizes: map[storepath.Path]int64{}} }
 
-// add makes a folder with a file of that size, which names its references and itself. Half of it can be compressed away.
+// add makes a folder with a file of that size, which names its references and itself. Three quarters of it can be compressed away.
 func (m *made) add(t *testing.T, name string, size int64, refs ...storepath.Path) storepath.Path {
 	t.Helper()
 	sum := sha256.Sum256([]byte(m.salt + "\n" + name))
@@ -71,19 +71,18 @@ func (m *made) write(w io.Writer, info storepath.Info) error {
 	}
 	seed := sha256.Sum256([]byte(info.Path.Name()))
 	size := m.sizes[info.Path]
-	text := io.MultiReader(strings.NewReader(names.String()), io.LimitReader(&hexNoise{random: rand.NewChaCha8(seed)}, size))
+	text := io.MultiReader(strings.NewReader(names.String()), io.LimitReader(&letters{random: rand.NewChaCha8(seed)}, size))
 	out := nar.NewWriter(w)
 	return errors.Join(out.Directory(""), out.File("data", false, uint64(names.Len())+uint64(size), text), out.Close())
 }
 
-// hexNoise is an endless text of random digits.
-type hexNoise struct{ random *rand.ChaCha8 }
+// letters are an endless text, which compresses to a quarter.
+type letters struct{ random *rand.ChaCha8 }
 
-func (n *hexNoise) Read(p []byte) (int, error) {
-	const digits = "0123456789abcdef"
+func (n *letters) Read(p []byte) (int, error) {
 	n.random.Read(p) // it never fails
 	for i, c := range p {
-		p[i] = digits[c&15]
+		p[i] = "acgt"[c&3]
 	}
 	return len(p), nil
 }

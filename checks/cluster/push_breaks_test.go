@@ -21,8 +21,9 @@ var brokenLink = lab.Link{Rate: 100_000_000, RTT: 20 * time.Millisecond}
 
 const (
 	brokenPaths = 600
-	brokenSize  = 100_000
-	brokenLarge = 60_000_000
+	// What is under way as a unit of 8 MiB comes twice, so all of it has to be much more.
+	brokenSize  = 200_000
+	brokenLarge = 120_000_000
 )
 
 // wire is what has gone over a host's link, in bytes.

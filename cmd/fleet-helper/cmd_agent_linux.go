@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"os"
+	"runtime/debug"
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/pflag"
@@ -69,6 +70,7 @@ func (g *globals) newAgentServe(flags *pflag.FlagSet) cli.RunFunc {
 		if err != nil {
 			return err
 		}
+		debug.SetMemoryLimit(agent.MemoryLimit)
 		return g.logged(env, "agent", func() error { return agent.Serve(ctx, host, *dir) })
 	}
 }

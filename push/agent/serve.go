@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -19,12 +18,11 @@ import (
 	"fleet/push/proto"
 )
 
-const (
-	logName = "agent.log"
-	// memoryLimit is from where on the agent's process collects garbage as often as it takes, in bytes, so that it and the processes of its channels stay below
-	// 128 MB. A transfer holds 96 MiB where all that it may hold is used up. Nearly all of that is bytes without pointers, so collecting them costs little.
-	memoryLimit = 100 << 20
-)
+const logName = "agent.log"
+
+// MemoryLimit is from where on an agent's process collects garbage as often as it takes, in bytes, so that it and the processes of its channels stay below
+// 128 MB. A transfer holds 96 MiB where all that it may hold is used up. Nearly all of that is bytes without pointers, so collecting them costs little.
+const MemoryLimit = 100 << 20
 
 // Serve is the agent of the session in dir, which [Start] made. It returns when no client was attached for the session's
 // grace time, when a client has ended the session, and when ctx ends; the session's folder is gone then.
@@ -42,7 +40,6 @@ func Serve(ctx context.Context, host *Host, dir string) (err error) {
 		if err := detach(filepath.Join(dir, logName)); err != nil {
 			return err
 		}
-		debug.SetMemoryLimit(memoryLimit)
 	}
 	listener, err := listen(filepath.Join(dir, socketName), config.Owner)
 	if err != nil {

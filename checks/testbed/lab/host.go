@@ -22,7 +22,7 @@ import (
 type Spec struct {
 	// Address is the host's IPv4 address in [Subnet].
 	Address string
-	// Suite is the Debian suite of its root file system; empty means trixie (Nix 2.26), bookworm has Nix 2.8.
+	// Suite is the Debian suite of its root file system; empty means trixie (Nix 2.26), bookworm has Nix 2.8, sid a new one.
 	Suite string
 	// NoDaemon leaves the Nix daemon out: only root can use the store then.
 	NoDaemon bool
