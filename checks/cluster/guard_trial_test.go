@@ -408,14 +408,24 @@ func (i *incident) rescue() {
 // strike takes down that the fault happens now.
 func (i *incident) strike() { i.struck = time.Now() }
 
-// sh runs shell text on the host, as the fault.
+// sh runs shell text on the host, as the fault. A reboot may end it.
 func (i *incident) sh(text string) {
 	i.t.Helper()
 	i.strike()
 	booted := i.h.PID()
-	if out, err := i.h.Sh(i.t.Context(), text); err != nil && i.h.PID() == booted {
+	if out, err := i.h.Sh(i.t.Context(), text); err != nil && !i.reboots(booted) {
 		i.t.Errorf("%v\n%s", err, out)
 	}
+}
+
+// reboots says whether the host, whose first process was booted, is rebooting: it kills all processes some time before that one.
+func (i *incident) reboots(booted int) bool {
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if i.h.PID() != booted {
+			return true
+		}
+	}
+	return false
 }
 
 // undo is done when the trial is over.
