@@ -30,6 +30,12 @@ const (
 	// leastShare of them must be the same somewhere: less is chance, since NARs are full of zeros. Where knownShare is, the
 	// place is known.
 	leastShare = 0.125
+	// hurriedSmall is the size of a small path from which it is looked at first whether a delta is worth its time, in bytes.
+	hurriedSmall = 64 << 10
+	// nearProbes pieces of nearSize bytes are looked for then, nearWindow around their places.
+	nearProbes = 16
+	nearSize   = 24
+	nearWindow = 64 << 10
 	knownShare = 0.4
 )
 
@@ -123,6 +129,9 @@ func (p *Packer) piece(e *entry, nar []byte, off int64) (sure bool) {
 		p.bodies = binary.AppendUvarint(p.bodies, zigzag(at-off))
 		return true
 	}
+	if share < knownShare && p.hurried() && !p.isNear(base, nar, at) {
+		return false
+	}
 	from, size := around(at, share, base.Size())
 	stats, ok := p.describe(io.NewSectionReader(base, from, size), nar, at-from)
 	return ok && p.takePiece(e, stats, int64(len(nar)), from, size)
@@ -138,6 +147,29 @@ func (p *Packer) takePiece(e *entry, stats delta.Stats, nar, from, size int64) (
 	p.bodies = binary.AppendUvarint(p.bodies, uint64(size))
 	p.bodies = append(p.bodies, p.made.Bytes()...)
 	return stats.Literal*4 < nar
+}
+
+// hurried says that the level is one of fast links. There, a path that has little in common with its base, byte for byte, has arrived as it is before its delta is made.
+func (p *Packer) hurried() bool { return p.stored || p.level <= Default }
+
+// isNear says whether half of some bytes of nar are in the base, not far from where they would be if nar was at off.
+func (p *Packer) isNear(base *baseView, nar []byte, off int64) bool {
+	looked, found := 0, 0
+	for n := range nearProbes {
+		at := n * max(0, len(nar)-nearSize) / (nearProbes - 1)
+		part := nar[at:min(len(nar), at+nearSize)]
+		if bytes.Count(part, part[:1]) > len(part)/2 {
+			continue // zeros and the like are everywhere
+		}
+		from := max(0, off+int64(at)-nearWindow)
+		p.old = slices.Grow(p.old[:0], 2*nearWindow)[:2*nearWindow]
+		size, _ := base.ReadAt(p.old, from)
+		looked++
+		if bytes.Contains(p.old[:size], part) {
+			found++
+		}
+	}
+	return 2*found >= looked
 }
 
 // around returns the piece of a base of that size that is looked at for a segment which should be at off, and of which share was found

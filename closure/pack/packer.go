@@ -136,7 +136,7 @@ func (p *Packer) small(e *entry, item Item) error {
 			e.body = bodySame
 			return nil
 		}
-		if stats, ok := p.describe(base, nar, 0); ok && pays(stats, int64(len(nar))) {
+		if stats, ok := p.describeSmall(base, nar); ok && pays(stats, int64(len(nar))) {
 			e.body = bodyDelta
 			p.bodies = append(p.bodies, p.made.Bytes()...)
 			return nil
@@ -144,6 +144,16 @@ func (p *Packer) small(e *entry, item Item) error {
 	}
 	p.bodies = append(p.bodies, nar...)
 	return nil
+}
+
+// describeSmall makes the delta of a small path, unless there is little hope and no time.
+func (p *Packer) describeSmall(base *baseView, nar []byte) (delta.Stats, bool) {
+	if p.hurried() && len(nar) > hurriedSmall {
+		if at, share := align(base, nar, 0, int64(len(nar))); share < leastShare && !p.isNear(base, nar, at) {
+			return delta.Stats{}, false
+		}
+	}
+	return p.describe(base, nar, 0)
 }
 
 // pays says whether the delta of a small path is worth it. New bytes become shorter in it as they do without it; patches and
