@@ -102,28 +102,27 @@ func distance(a, b int) int { return max(a-b, b-a) }
 const (
 	// headroom is the part of the workers' speed that is counted on: the machine also encrypts, and others use it too.
 	headroom = 0.8
-	// worthwhile is how much faster another level has to be: less is noise, and hosts in one state should take one level.
-	worthwhile = 1.02
+	// sameSpeed is from what part of the highest speed on a level is as fast: less is noise, and of levels that are as fast the one that sends least is best.
+	sameSpeed = 0.97
 )
 
-// chooseLevel returns the level at which a push is over first: that of the highest speed, in bytes of NARs, of what is slower, the link or the workers. The
-// link takes rate bytes/s, 0 where that is not known yet; workers is how many workers this push can count on.
+// chooseLevel returns the level at which a push is over first: that of the highest speed, in bytes of NARs, of what is slower, the link or the workers; and of several
+// with that speed the one that sends least. The link takes rate bytes/s, 0 where that is not known yet; workers is how many workers this push can count on.
 func chooseLevel(c costs, rate, workers float64, k kind) pack.Level {
 	if rate <= 0 {
 		return pack.Default
 	}
-	through := func(level pack.Level) float64 {
-		return min(headroom*workers*c[level].speed, rate/max(c[level].ratio, 1e-6))
-	}
-	best := pack.Default
-	for _, level := range []pack.Level{pack.Stored, pack.Fastest, pack.Better, pack.Best} {
+	var through [pack.Best + 1]float64
+	for level := range through {
 		// A delta is hardly slower to make at a higher level, and a small one is not worth to be larger.
-		if k == kindDelta && level < pack.Default {
+		if k == kindDelta && pack.Level(level) < pack.Default {
 			continue
 		}
-		if through(level) > worthwhile*through(best) {
-			best = level
-		}
+		through[level] = min(headroom*workers*c[level].speed, rate/max(c[level].ratio, 1e-6))
+	}
+	fastest, best := slices.Max(through[:]), pack.Best
+	for through[best] < sameSpeed*fastest {
+		best--
 	}
 	return best
 }

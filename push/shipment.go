@@ -185,9 +185,10 @@ func (s *shipment) orderNext() {
 	s.ahead = append(s.ahead, s.shop.order(s.lane, o))
 }
 
-// expectedRate is the link's speed in bytes/s, as measured, or as it is where hosts are that near; 0 where nothing is known.
+// expectedRate is the link's speed in bytes/s, as measured, or as it is where hosts are that near; 0 where nothing is known. Several hosts begin with the same level,
+// which all of them can use.
 func (s *shipment) expectedRate() float64 {
-	if rate := s.link.rate(); rate > 0 || s.rtt == 0 || s.rtt > nearRTT {
+	if rate := s.link.rate(); rate > 0 || s.rtt == 0 || s.rtt > nearRTT || !s.shop.alone() {
 		return rate
 	}
 	return nearRate

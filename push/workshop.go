@@ -284,6 +284,13 @@ func (w *workshop) crowded() bool {
 	return w.used >= w.limit
 }
 
+// alone says that there is one host.
+func (w *workshop) alone() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.open == 1
+}
+
 // costs are those of levels for a kind of units, and how many workers one host can count on: all where the hosts share what is made, else its share.
 func (w *workshop) costs(k kind) (c costs, workers float64) {
 	w.mu.Lock()
