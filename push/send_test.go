@@ -132,6 +132,7 @@ func TestAnAgentThatHasForgottenIsAskedAgain(t *testing.T) {
 	h := newMemoryHost()
 	h.forget = true
 	c := connectorTo(t, source, h)
+	c.Level = 3 // so that what is sent depends on what is sent twice alone
 	h.cutAt.Store(10_000_000)
 	result := pushTo(t, source, c, root, h)[0]
 	if result.Paths < 30 || result.WireBytes > 36_000_000 {
