@@ -21,16 +21,9 @@ type cuts struct {
 	key   chunk.Key
 
 	mu    sync.Mutex
-	known map[storepath.Path]*cutPath
+	known map[storepath.Path]*once[[]chunk.Chunk]
 	// held is how many chunks are known.
 	held int
-}
-
-// cutPath is a path that is cut, or being cut.
-type cutPath struct {
-	made   chan struct{}
-	chunks []chunk.Chunk
-	err    error
 }
 
 // secret is what hashes of chunks depend on: one random key for all hosts of a deployment, so that what was cut for one is of use for the next.
@@ -46,37 +39,27 @@ func (c *cuts) get(ctx context.Context, source closure.Source, info closure.Path
 	entry, found := c.known[info.Path]
 	if !found {
 		if c.known == nil || c.held > maxCuts {
-			c.known, c.held = make(map[storepath.Path]*cutPath), 0
+			c.known, c.held = make(map[storepath.Path]*once[[]chunk.Chunk]), 0
 		}
-		entry = &cutPath{made: make(chan struct{})}
+		entry = newOnce[[]chunk.Chunk]()
 		c.known[info.Path] = entry
 	}
 	c.mu.Unlock()
-	if !found {
-		entry.chunks, entry.err = cutNAR(ctx, source, c.secret(), info)
-		c.note(info.Path, entry)
-		close(entry.made)
-		return entry.chunks, entry.err
+	cut := func() ([]chunk.Chunk, error) { return cutNAR(ctx, source, c.secret(), info) }
+	if found {
+		return entry.wait(ctx, cut)
 	}
-	select {
-	case <-entry.made:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-	if entry.err != nil {
-		return cutNAR(ctx, source, c.secret(), info) // whoever cut it may have been interrupted
-	}
-	return entry.chunks, nil
+	return entry.make(cut, func() { c.note(info.Path, entry) })
 }
 
 // note counts what was cut. What could not be cut is tried again by the next one who asks.
-func (c *cuts) note(path storepath.Path, entry *cutPath) {
+func (c *cuts) note(path storepath.Path, entry *once[[]chunk.Chunk]) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if entry.err != nil && c.known[path] == entry {
 		delete(c.known, path)
 	}
-	c.held += len(entry.chunks)
+	c.held += len(entry.value)
 }
 
 // cutNAR cuts the NAR of a path.

@@ -69,15 +69,9 @@ const (
 // surveys makes each survey once. It is safe for concurrent use.
 type surveys struct {
 	mu    sync.Mutex
-	known map[string]*surveyEntry
+	known map[string]*once[*survey]
 	// order are the keys of known, oldest first.
 	order []string
-}
-
-type surveyEntry struct {
-	made   chan struct{}
-	survey *survey
-	err    error
 }
 
 // get returns the survey of that key, made by the first who asks. What could not be made is tried again by the next one who asks.
@@ -85,32 +79,23 @@ func (s *surveys) get(ctx context.Context, key string, build func() (*survey, er
 	s.mu.Lock()
 	entry, found := s.known[key]
 	if !found {
-		entry = &surveyEntry{made: make(chan struct{})}
+		entry = newOnce[*survey]()
 		s.add(key, entry)
 	}
 	s.mu.Unlock()
-	if !found {
-		entry.survey, entry.err = build()
+	if found {
+		return entry.wait(ctx, build)
+	}
+	return entry.make(build, func() {
 		if entry.err != nil {
 			s.remove(key, entry)
 		}
-		close(entry.made)
-		return entry.survey, entry.err
-	}
-	select {
-	case <-entry.made:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-	if entry.err != nil {
-		return build() // whoever made it may have been interrupted
-	}
-	return entry.survey, nil
+	})
 }
 
-func (s *surveys) add(key string, entry *surveyEntry) {
+func (s *surveys) add(key string, entry *once[*survey]) {
 	if s.known == nil {
-		s.known = make(map[string]*surveyEntry)
+		s.known = make(map[string]*once[*survey])
 	}
 	s.known[key] = entry
 	if s.order = append(s.order, key); len(s.order) > maxSurveys {
@@ -119,7 +104,7 @@ func (s *surveys) add(key string, entry *surveyEntry) {
 	}
 }
 
-func (s *surveys) remove(key string, entry *surveyEntry) {
+func (s *surveys) remove(key string, entry *once[*survey]) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.known[key] == entry {
@@ -132,17 +117,23 @@ func (s *surveys) remove(key string, entry *surveyEntry) {
 // what new paths are compared with.
 func (t *transfer) survey(ctx context.Context) (*survey, error) {
 	host := t.s.Info()
-	var claimed []storepath.Path
-	for _, text := range []string{host.Current, host.Profile, host.Booted, host.BootDefault} {
-		// A specialisation may be named within its toplevel.
-		if path, err := storepath.Containing(text); err == nil && !slices.Contains(claimed, path) {
-			claimed = append(claimed, path)
-		}
-	}
+	claimed := Toplevels(host.Current, host.Profile, host.Booted, host.BootDefault)
 	key := strings.Join(append(append(pathStrings(t.graph.Roots()), fmt.Sprint(t.asksAll)), pathStrings(claimed)...), " ")
 	return t.s.c.surveys.get(ctx, key, func() (*survey, error) {
 		return makeSurvey(ctx, t.s.c.Source, t.graph, claimed, t.asksAll)
 	})
+}
+
+// Toplevels are the toplevels that a host names, each once. What is none is left out: a host says what it likes.
+func Toplevels(names ...string) []storepath.Path {
+	var toplevels []storepath.Path
+	for _, name := range names {
+		// A specialisation may be named within its toplevel.
+		if path, err := storepath.Containing(name); err == nil && !slices.Contains(toplevels, path) {
+			toplevels = append(toplevels, path)
+		}
+	}
+	return toplevels
 }
 
 // makeSurvey makes the survey of a graph for a host that claims to have toplevels; asksAll asks for what they hold, too.

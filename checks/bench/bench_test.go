@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"fleet/checks/section"
 )
 
 func TestCellsAreNamedByScenarioAndLink(t *testing.T) {
@@ -89,14 +91,14 @@ func TestOneSectionIsReplaced(t *testing.T) {
 	if err := os.WriteFile(file, []byte("before\n<!-- x -->\nold\n<!-- end of x -->\nafter\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := replaceSection(file, "x", "new\n"); err != nil {
+	if err := section.Replace(file, "x", "new\n"); err != nil {
 		t.Fatal(err)
 	}
 	data, err := os.ReadFile(file)
 	if want := "before\n<!-- x -->\nnew\n<!-- end of x -->\nafter\n"; err != nil || string(data) != want {
 		t.Errorf("%q, %v", data, err)
 	}
-	if err := replaceSection(file, "y", ""); err == nil {
+	if err := section.Replace(file, "y", ""); err == nil {
 		t.Error("a section that is not there was replaced")
 	}
 }

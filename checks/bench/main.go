@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"fleet/checks/bench/workload"
+	"fleet/checks/section"
 	"fleet/checks/testbed/lab"
 )
 
@@ -113,7 +114,7 @@ func measureAll(ctx context.Context, f *field, o options, cells []cell) error {
 	failed := rounds(ctx, f, o, cells, r, file)
 	fmt.Println(render(r))
 	if o.update {
-		return errors.Join(failed, replaceSection(tableFile, tableName, "\n"+render(r)+"\n"))
+		return errors.Join(failed, section.Replace(tableFile, tableName, "\n"+render(r)+"\n"))
 	}
 	return failed
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"strings"
 )
 
@@ -135,18 +134,3 @@ func megabytes(n float64) string {
 }
 
 func upper(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
-
-// replaceSection puts text between the two markers of a name in a file.
-func replaceSection(file, name, text string) error {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	begin, end := "<!-- "+name+" -->\n", "<!-- end of "+name+" -->"
-	before, rest, ok := strings.Cut(string(data), begin)
-	_, after, ok2 := strings.Cut(rest, end)
-	if !ok || !ok2 {
-		return fmt.Errorf("%s has no section %q", file, name)
-	}
-	return os.WriteFile(file, []byte(before+begin+text+end+after), 0o644)
-}

@@ -60,16 +60,7 @@ func TestARebuildIsNothingButHashesWithoutTheBases(t *testing.T) {
 	old, infos := mixed(w)
 	renewed, items := rebuilt(w, old, infos)
 	items = signed(t, old, renewed, items)
-	units := packAll(t, without(renewed, old), items, Default)
-	got := newRemember()
-	if err := unpackAll(old, got, units); err != nil {
-		t.Fatal(err)
-	}
-	checkArrived(t, items, got)
-	size, nars, deltas := sumOf(units)
-	if size > 200*len(items) || deltas < nars-64 {
-		t.Errorf("%d bytes for %d paths, %d of %d bytes from bases", size, len(items), deltas, nars)
-	}
+	checkRebuild(t, without(renewed, old), old, items)
 }
 
 func TestWhatChangedAndMovedIsFoundWithoutTheBase(t *testing.T) {

@@ -67,7 +67,13 @@ func TestARebuildIsNothingButHashes(t *testing.T) {
 	w := newWorld(2)
 	old, infos := mixed(w)
 	renewed, items := rebuilt(w, old, infos)
-	units := packAll(t, renewed, items, Default)
+	checkRebuild(t, renewed, old, items)
+}
+
+// checkRebuild packs rebuilt paths, unpacks them where the old ones are, and checks that hardly more than hashes was sent.
+func checkRebuild(t *testing.T, views Views, old *store, items []Item) {
+	t.Helper()
+	units := packAll(t, views, items, Default)
 	got := newRemember()
 	if err := unpackAll(old, got, units); err != nil {
 		t.Fatal(err)

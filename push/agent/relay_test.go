@@ -59,7 +59,13 @@ type takeOf struct {
 
 func beginTake(t *testing.T, client *proto.Client) takeOf {
 	t.Helper()
-	stream, err := client.Open(t.Context(), proto.MethodTake, nil)
+	return beginTakeUntil(t.Context(), t, client)
+}
+
+// beginTakeUntil begins a take that ends with ctx.
+func beginTakeUntil(ctx context.Context, t *testing.T, client *proto.Client) takeOf {
+	t.Helper()
+	stream, err := client.Open(ctx, proto.MethodTake, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -499,32 +505,20 @@ func TestATakeEndsWithItsStream(t *testing.T) {
 	chrootStore(t, host)
 	target, _ := connect(t, host)
 	ctx, cancel := context.WithCancel(t.Context())
-	stream, err := target.Open(ctx, proto.MethodTake, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewReader(stream)
-	text, err := lines.ReadBytes('\n')
-	if err != nil {
-		t.Fatal(err)
-	}
-	var ready proto.TakeReady
-	if err := json.Unmarshal(text, &ready); err != nil {
-		t.Fatal(err)
-	}
+	take := beginTakeUntil(ctx, t, target)
 	closed := make(chan struct{})
-	from := liar(t, ready.Key, func(w io.Writer) {
+	from := liar(t, take.key, func(w io.Writer) {
 		cancel()
 		_, _ = io.Copy(io.Discard, w.(net.Conn))
 		close(closed)
 	})
 	samples := chain(t)
-	if err := proto.WriteTake(stream, from, []proto.PathInfo{samples[0].info}); err != nil {
+	if err := proto.WriteTake(take.stream, from, []proto.PathInfo{samples[0].info}); err != nil {
 		t.Fatal(err)
 	}
-	_ = stream.CloseWrite()
+	_ = take.stream.CloseWrite()
 	<-closed
-	if err := stream.Result(nil); err == nil {
+	if err := take.stream.Result(nil); err == nil {
 		t.Error("a cancelled take has a result")
 	}
 }

@@ -71,27 +71,15 @@ func newSession(host *Host, dir string, owner int) *session {
 		s.born = self.started
 	}
 	s.methods = map[string]method{
-		proto.MethodInfo:        func(ctx context.Context, _ *proto.Request) (any, error) { return s.info(ctx) },
-		proto.MethodMissing:     with(s.missing),
-		proto.MethodSubstitute:  with(s.substitute),
-		proto.MethodSubstituted: with(s.substituted),
-		proto.MethodImport: func(ctx context.Context, req *proto.Request) (any, error) {
-			var params proto.ImportRequest
-			if err := req.Decode(&params); err != nil {
-				return nil, err
-			}
-			return s.importUnits(ctx, params, req.Stream)
-		},
-		proto.MethodHoldings:   with(s.holdings),
-		proto.MethodSignatures: withStream(s.signatures),
-		proto.MethodExport:     withStream(s.export),
-		proto.MethodOffer: func(ctx context.Context, req *proto.Request) (any, error) {
-			var params proto.OfferRequest
-			if err := req.Decode(&params); err != nil {
-				return nil, err
-			}
-			return s.offer(ctx, params, req.Stream)
-		},
+		proto.MethodInfo:         func(ctx context.Context, _ *proto.Request) (any, error) { return s.info(ctx) },
+		proto.MethodMissing:      with(s.missing),
+		proto.MethodSubstitute:   with(s.substitute),
+		proto.MethodSubstituted:  with(s.substituted),
+		proto.MethodImport:       withBoth(s.importUnits),
+		proto.MethodHoldings:     with(s.holdings),
+		proto.MethodSignatures:   withStream(s.signatures),
+		proto.MethodExport:       withStream(s.export),
+		proto.MethodOffer:        withBoth(s.offer),
 		proto.MethodTake:         func(ctx context.Context, req *proto.Request) (any, error) { return s.take(ctx, req.Stream) },
 		proto.MethodClosure:      with(s.closure),
 		proto.MethodRoot:         with(s.root),
@@ -130,6 +118,11 @@ func with[P, R any](f func(context.Context, P) (R, error)) method {
 
 // withStream makes a method of a function that also sends data.
 func withStream[P, R any](f func(context.Context, P, io.Writer) (R, error)) method {
+	return withBoth(func(ctx context.Context, params P, stream *proto.Stream) (R, error) { return f(ctx, params, stream) })
+}
+
+// withBoth makes a method of a function that sends and takes data.
+func withBoth[P, R any](f func(context.Context, P, *proto.Stream) (R, error)) method {
 	return func(ctx context.Context, req *proto.Request) (any, error) {
 		var params P
 		if err := req.Decode(&params); err != nil {

@@ -50,13 +50,9 @@ func (s *session) signatures(ctx context.Context, req proto.SignaturesRequest, w
 	if len(req.Key) != proto.SignatureKeySize || chunk.KeySize != proto.SignatureKeySize {
 		return nil, proto.Errorf(proto.CodeUsage, "a key of %d bytes", len(req.Key))
 	}
-	paths := make([]storepath.Path, len(req.Bases))
-	for i, line := range req.Bases {
-		name, _, _ := strings.Cut(line, " ")
-		var err error
-		if paths[i], err = storepath.ParseBase(name); err != nil {
-			return nil, proto.Errorf(proto.CodeUsage, "%v", err)
-		}
+	paths, places, err := cutBases(req.Bases)
+	if err != nil {
+		return nil, err
 	}
 	infos, err := s.agree(ctx, paths)
 	if err != nil {
@@ -64,12 +60,12 @@ func (s *session) signatures(ctx context.Context, req proto.SignaturesRequest, w
 	}
 	cutter := chunk.NewCutter(chunk.Key(req.Key))
 	out := bufio.NewWriterSize(w, 64<<10)
-	for i, line := range req.Bases {
-		refs, err := parseRefs(line, req.Pairs)
+	for i, path := range paths {
+		refs, err := parseRefs(places[i], req.Pairs)
 		if err != nil {
-			return nil, proto.Errorf(proto.CodeUsage, "the reference map of %s: %v", paths[i], err)
+			return nil, proto.Errorf(proto.CodeUsage, "the reference map of %s: %v", path, err)
 		}
-		info, valid := infos[paths[i]]
+		info, valid := infos[path]
 		if err := s.sign(ctx, out, cutter, info, valid, refs); err != nil {
 			return nil, err
 		}
@@ -79,11 +75,7 @@ func (s *session) signatures(ctx context.Context, req proto.SignaturesRequest, w
 
 // agree protects bases and accepts those that are valid.
 func (s *session) agree(ctx context.Context, bases []storepath.Path) (map[storepath.Path]storepath.Info, error) {
-	conn, err := s.protect(ctx, bases)
-	if err != nil {
-		return nil, err
-	}
-	infos, err := conn.QueryPathInfos(ctx, bases)
+	infos, err := s.protectedInfos(ctx, bases)
 	if err != nil {
 		return nil, err
 	}
@@ -95,9 +87,8 @@ func (s *session) agree(ctx context.Context, bases []storepath.Path) (map[storep
 	return infos, nil
 }
 
-// parseRefs reads the reference map of a base.
-func parseRefs(line string, pairs proto.Lines) (*delta.Refs, error) {
-	_, places, _ := strings.Cut(line, " ")
+// parseRefs reads the reference map of a base: places of pairs.
+func parseRefs(places string, pairs proto.Lines) (*delta.Refs, error) {
 	refs := make(map[string]string)
 	for text := range strings.FieldsSeq(places) {
 		place, err := strconv.ParseUint(text, 10, 32)

@@ -76,20 +76,14 @@ func (s *session) rootAll(ctx context.Context, roots []proto.RootRequest) (proto
 
 // acceptBases keeps the bases that the host has with the stated contents, and returns the places of the others.
 func (s *session) acceptBases(ctx context.Context, lines proto.Lines) (refused []int, err error) {
-	bases := make([]storepath.Path, len(lines))
-	sums := make([]string, len(lines))
-	for i, line := range lines {
-		name, sum, _ := strings.Cut(line, " ")
-		if bases[i], err = storepath.ParseBase(name); err != nil {
-			return nil, proto.Errorf(proto.CodeUsage, "%v", err)
-		}
-		sums[i] = sum
+	if len(lines) == 0 {
+		return nil, nil
 	}
-	conn, err := s.protect(ctx, bases)
-	if err != nil || len(bases) == 0 {
+	bases, sums, err := cutBases(lines)
+	if err != nil {
 		return nil, err
 	}
-	infos, err := conn.QueryPathInfos(ctx, bases)
+	infos, err := s.protectedInfos(ctx, bases)
 	if err != nil {
 		return nil, err
 	}
@@ -104,6 +98,26 @@ func (s *session) acceptBases(ctx context.Context, lines proto.Lines) (refused [
 		}
 	}
 	return refused, nil
+}
+
+// cutBases parses lines of a base each, without the store's folder, and returns what follows them.
+func cutBases(lines proto.Lines) (bases []storepath.Path, rests []string, err error) {
+	names := make([]string, len(lines))
+	rests = make([]string, len(lines))
+	for i, line := range lines {
+		names[i], rests[i], _ = strings.Cut(line, " ")
+	}
+	bases, err = parseBases(names)
+	return bases, rests, err
+}
+
+// protectedInfos protects paths and returns what the store knows of those that are valid.
+func (s *session) protectedInfos(ctx context.Context, paths []storepath.Path) (map[storepath.Path]storepath.Info, error) {
+	conn, err := s.protect(ctx, paths)
+	if err != nil {
+		return nil, err
+	}
+	return conn.QueryPathInfos(ctx, paths)
 }
 
 // base is what the host knows of a base that it has accepted.

@@ -82,12 +82,18 @@ func paths(samples []sample) []string {
 	return out
 }
 
+// lines are paths without the store's folder.
+func lines(paths []string) proto.Lines {
+	var lines proto.Lines
+	for _, path := range paths {
+		lines = append(lines, strings.TrimPrefix(path, "/nix/store/"))
+	}
+	return lines
+}
+
 func missing(t *testing.T, client *proto.Client, want []string) []string {
 	t.Helper()
-	request := proto.MissingRequest{}
-	for _, path := range want {
-		request.Paths = append(request.Paths, strings.TrimPrefix(path, "/nix/store/"))
-	}
+	request := proto.MissingRequest{Paths: lines(want)}
 	var result proto.MissingResult
 	if err := client.Call(t.Context(), proto.MethodMissing, request, &result); err != nil {
 		t.Fatal(err)

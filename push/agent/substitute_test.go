@@ -57,19 +57,11 @@ func newBinaryCache(t *testing.T, samples ...sample) *binaryCache {
 	return cache
 }
 
-func bases(samples []sample) proto.Lines {
-	var lines proto.Lines
-	for _, path := range paths(samples) {
-		lines = append(lines, strings.TrimPrefix(path, "/nix/store/"))
-	}
-	return lines
-}
-
 // substituting begins to substitute samples and checks what is served.
 func substituting(t *testing.T, client *proto.Client, samples []sample, served ...int) {
 	t.Helper()
 	var result proto.SubstituteResult
-	if err := client.Call(t.Context(), proto.MethodSubstitute, proto.SubstituteRequest{Paths: bases(samples)}, &result); err != nil {
+	if err := client.Call(t.Context(), proto.MethodSubstitute, proto.SubstituteRequest{Paths: lines(paths(samples))}, &result); err != nil {
 		t.Fatal(err)
 	}
 	if !slices.Equal(result.Served, served) {

@@ -14,6 +14,7 @@ import (
 	"fleet/closure/daemon"
 	"fleet/closure/storepath"
 	"fleet/evaluator/plan"
+	"fleet/push"
 	"fleet/secretsgen/public"
 )
 
@@ -147,7 +148,7 @@ func (h *hostRun) lookForLeaks() (warn func()) {
 	var leaks []Leak
 	var err error
 	done := make(chan struct{})
-	there := h.has()
+	there := push.Toplevels(h.info.Current, h.info.Profile, h.info.Booted)
 	go func() {
 		defer close(done)
 		leaks, err = h.Leaks.Find(h.work, h.toplevel, there...)
@@ -156,17 +157,6 @@ func (h *hostRun) lookForLeaks() (warn func()) {
 		<-done
 		h.warnOfLeaks(leaks, err)
 	}
-}
-
-// has are the systems that the host says it has.
-func (h *hostRun) has() []storepath.Path {
-	var there []storepath.Path
-	for _, text := range []string{h.info.Current, h.info.Profile, h.info.Booted} {
-		if path, err := storepath.Containing(text); err == nil && !slices.Contains(there, path) {
-			there = append(there, path)
-		}
-	}
-	return there
 }
 
 func (h *hostRun) warnOfLeaks(leaks []Leak, err error) {
