@@ -28,11 +28,13 @@ type LocalOptions struct {
 type LocalStore struct {
 	opts LocalOptions
 
-	queries connection
-	roots   connection
+	queries [queryConnections]*connection
+	roots   *connection
 
 	mu    sync.Mutex
 	known map[storepath.Path]PathInfo
+	// asking are the questions under way, by what they ask for: many hosts are deployed to at once, and want to know the same.
+	asking map[storepath.Path]*question
 	// protected names the connection that holds each root.
 	protected map[storepath.Path]*daemon.Conn
 }
@@ -42,6 +44,10 @@ var _ Source = (*LocalStore)(nil)
 const (
 	// maxKnown bounds the infos that are kept, each of which takes about 1 KiB.
 	maxKnown = 200_000
+	// queryConnections is how many daemons are asked at once, and queryShare the least that each is asked for: a daemon has one thread, and looks a path
+	// up in some 50 µs.
+	queryConnections = 4
+	queryShare       = 64
 	// protectTimeout bounds adding roots. The daemon makes us wait while a collection deletes one of the paths.
 	protectTimeout = 5 * time.Minute
 )
@@ -51,13 +57,17 @@ func NewLocalStore(opts LocalOptions) *LocalStore {
 	if opts.Root == "" && filepath.IsAbs(opts.Daemon.Store) {
 		opts.Root = opts.Daemon.Store
 	}
-	return &LocalStore{
+	s := &LocalStore{
 		opts:      opts,
-		queries:   connection{opts: opts.Daemon},
-		roots:     connection{opts: opts.Daemon},
+		roots:     &connection{opts: opts.Daemon},
 		known:     make(map[storepath.Path]PathInfo),
+		asking:    make(map[storepath.Path]*question),
 		protected: make(map[storepath.Path]*daemon.Conn),
 	}
+	for i := range s.queries {
+		s.queries[i] = &connection{opts: opts.Daemon}
+	}
+	return s
 }
 
 // Closure returns the graph of everything that roots need. The roots' validity is asked of the daemon in any case; an invalid one
@@ -77,7 +87,7 @@ func (s *LocalStore) Closure(ctx context.Context, roots ...storepath.Path) (*Gra
 
 // Valid returns those of paths that are valid in the store, sorted.
 func (s *LocalStore) Valid(ctx context.Context, paths ...storepath.Path) (valid []storepath.Path, err error) {
-	err = s.queries.use(ctx, func(c *daemon.Conn) error {
+	err = s.queries[0].use(ctx, func(c *daemon.Conn) error {
 		valid, err = c.QueryValidPaths(ctx, paths, daemon.ValidPathsOptions{})
 		return err
 	})
@@ -107,6 +117,11 @@ func (s *LocalStore) Files(ctx context.Context, path storepath.Path, visit func(
 // View opens the path's NAR, straight from the file system.
 func (s *LocalStore) View(_ context.Context, path storepath.Path) (View, error) {
 	return nar.OpenView(filepath.Join("/", s.opts.Root, path.String()))
+}
+
+// Warm has the operating system read the path into memory, up to so many bytes of its files; see [nar.Warm].
+func (s *LocalStore) Warm(path storepath.Path, limit uint64) {
+	nar.Warm(filepath.Join("/", s.opts.Root, path.String()), limit)
 }
 
 // Protect keeps paths from being garbage collected until the store is closed, or this process has ended. They need not be valid.
@@ -159,40 +174,12 @@ func (s *LocalStore) markProtected(c *daemon.Conn, paths []storepath.Path) {
 }
 
 // Close closes the connections to the daemon.
-func (s *LocalStore) Close() error { return errors.Join(s.queries.close(), s.roots.close()) }
-
-// infos returns the infos of paths, from memory where that is allowed.
-func (s *LocalStore) infos(ctx context.Context, paths []storepath.Path, useKnown bool) (map[storepath.Path]PathInfo, error) {
-	result := make(map[storepath.Path]PathInfo, len(paths))
-	ask := paths
-	if useKnown {
-		ask = nil
-		s.mu.Lock()
-		for _, path := range paths {
-			if info, ok := s.known[path]; ok {
-				result[path] = info
-			} else {
-				ask = append(ask, path)
-			}
-		}
-		s.mu.Unlock()
+func (s *LocalStore) Close() error {
+	err := s.roots.close()
+	for _, c := range s.queries {
+		err = errors.Join(err, c.close())
 	}
-	err := s.queries.use(ctx, func(c *daemon.Conn) error {
-		infos, err := c.QueryPathInfos(ctx, ask)
-		if err != nil {
-			return err
-		}
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if len(s.known) > maxKnown {
-			clear(s.known)
-		}
-		for path, info := range infos {
-			s.known[path], result[path] = info, info
-		}
-		return nil
-	})
-	return result, err
+	return err
 }
 
 // connection is a connection to the daemon that is made when it is needed.

@@ -21,6 +21,11 @@ type Source interface {
 	View(ctx context.Context, path storepath.Path) (View, error)
 }
 
+// Warmer is a [Source] whose paths can be read into memory ahead of time, up to so many bytes each.
+type Warmer interface {
+	Warm(path storepath.Path, limit uint64)
+}
+
 // View is a NAR that can be read at any offset; *[nar.View] is one. It is safe for concurrent use.
 type View interface {
 	io.ReaderAt

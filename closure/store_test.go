@@ -88,7 +88,8 @@ func TestLocalStoreReadsWhatIsThere(t *testing.T) {
 }
 
 func TestOneCancelledQueryDoesNotStopOthers(t *testing.T) {
-	_, source, graph := filled(t)
+	store, _, graph := filled(t)
+	source := localStore(t, store)
 	var group sync.WaitGroup
 	for i := range 20 {
 		group.Go(func() {
@@ -248,5 +249,32 @@ func TestExportRefusesAPathThatWasTamperedWith(t *testing.T) {
 	var corrupt *CorruptError
 	if err := WriteExport(t.Context(), io.Discard, source, graph); !errors.As(err, &corrupt) || corrupt.Path != graph.Roots()[0] {
 		t.Error(err)
+	}
+}
+
+func TestWhoWaitsForAnInterruptedQuestionAsksAgain(t *testing.T) {
+	store, _, graph := filled(t)
+	source := localStore(t, store)
+	asked := &question{answered: make(chan struct{})}
+	for _, path := range graph.Paths() {
+		source.asking[path] = asked
+	}
+	result := make(chan error, 1)
+	go func() {
+		again, err := source.Closure(t.Context(), graph.Roots()...)
+		if err == nil && again.Len() != graph.Len() {
+			err = errors.New("it is another graph")
+		}
+		result <- err
+	}()
+	source.mu.Lock()
+	clear(source.asking)
+	source.mu.Unlock()
+	close(asked.answered)
+	if err := <-result; err != nil {
+		t.Error(err)
+	}
+	if len(source.asking) > 0 {
+		t.Errorf("%d questions are still under way", len(source.asking))
 	}
 }

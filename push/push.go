@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"fleet/closure"
 	"fleet/closure/storepath"
@@ -47,7 +48,7 @@ type PushResult struct {
 // Push makes the closures of the request's roots valid on the host. It goes on with what is missing after a broken connection.
 // Errors beside those of the connection: [*CorruptError], [*NotTrustedError], [*StoreFullError], [*AgentError], and the source's own.
 func (s *Session) Push(ctx context.Context, request PushRequest) (PushResult, error) {
-	graph, err := s.c.Source.Closure(ctx, request.Roots...)
+	graph, err := s.closures(ctx, request.Roots)
 	if err != nil {
 		return PushResult{}, err
 	}
@@ -57,6 +58,23 @@ func (s *Session) Push(ctx context.Context, request PushRequest) (PushResult, er
 	t := newTransfer(s, request, graph)
 	err = t.repeat(ctx, t.round)
 	return t.result(), t.explain(err)
+}
+
+// closures returns the graph of what roots need. What the host has is asked of our store at the same time, so that it is known when the two are compared.
+func (s *Session) closures(ctx context.Context, roots []storepath.Path) (graph *closure.Graph, err error) {
+	var group sync.WaitGroup
+	for _, toplevel := range s.claimed() {
+		group.Go(func() { _, _ = s.c.Source.Closure(ctx, toplevel) }) // the survey asks again, and takes what is known
+	}
+	graph, err = s.c.Source.Closure(ctx, roots...)
+	group.Wait()
+	return graph, err
+}
+
+// claimed are the toplevels that the host says it has.
+func (s *Session) claimed() []storepath.Path {
+	host := s.Info()
+	return Toplevels(host.Current, host.Profile, host.Booted, host.BootDefault)
 }
 
 func newTransfer(s *Session, request PushRequest, graph *closure.Graph) *transfer {

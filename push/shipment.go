@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"fleet/closure"
+	"fleet/closure/warm"
 	"fleet/push/proto"
 )
 
@@ -29,6 +30,9 @@ type shipment struct {
 	level order
 	shop  *workshop
 	lane  *lane
+	// warm reads ahead of the attempt, from the unit begun on.
+	warm  *warm.Run
+	begun int
 
 	mu   sync.Mutex
 	cond *sync.Cond
@@ -66,6 +70,7 @@ func (s *shipment) begin(shop *workshop) proto.ImportRequest {
 	defer s.mu.Unlock()
 	s.attempt++
 	s.shop, s.lane, s.stopped = shop, shop.enter(), nil
+	s.warm, s.begun = shop.warm(s.cargo.specs[s.received:]), s.received
 	s.link.idle()
 	return proto.ImportRequest{Transfer: s.id, Attempt: s.attempt, Acked: s.acked, Paths: uint64(len(s.cargo.infos)), Bytes: s.cargo.bytes}
 }
@@ -75,6 +80,7 @@ func (s *shipment) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.giveBack()
+	s.warm.Close()
 	s.shop.leave(s.lane)
 }
 
@@ -183,6 +189,7 @@ func (s *shipment) orderNext() {
 		o.level = chooseLevel(costs, s.expectedRate(), workers, kind)
 	}
 	s.ahead = append(s.ahead, s.shop.order(s.lane, o))
+	s.warm.Reached(n - s.begun)
 }
 
 // expectedRate is the link's speed in bytes/s, as measured, or as it is where hosts are that near; 0 where nothing is known. Several hosts begin with the same level,

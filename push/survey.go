@@ -116,8 +116,7 @@ func (s *surveys) remove(key string, entry *once[*survey]) {
 // survey finds out what there is to ask. The host has said what it runs and boots; where our store still has that, its closure need not be asked for, and is
 // what new paths are compared with.
 func (t *transfer) survey(ctx context.Context) (*survey, error) {
-	host := t.s.Info()
-	claimed := Toplevels(host.Current, host.Profile, host.Booted, host.BootDefault)
+	claimed := t.s.claimed()
 	key := strings.Join(append(append(pathStrings(t.graph.Roots()), fmt.Sprint(t.asksAll)), pathStrings(claimed)...), " ")
 	return t.s.c.surveys.get(ctx, key, func() (*survey, error) {
 		return makeSurvey(ctx, t.s.c.Source, t.graph, claimed, t.asksAll)

@@ -31,6 +31,7 @@ type workshop struct {
 	// packers holds packers that nobody uses; the garbage collector takes those that nobody will.
 	packers sync.Pool
 	views   *viewCache
+	warmer  warmer
 
 	mu    sync.Mutex
 	works map[workKey]*work
@@ -85,6 +86,7 @@ func newWorkshop(source closure.Source, limit int64) *workshop {
 	views := newViewCache(ctx, source)
 	w := newWorkshopOf(ctx, cancel, func() packer { return pack.NewPacker(views) }, limit)
 	w.views = views
+	w.warmer.source, _ = source.(closure.Warmer)
 	return w
 }
 

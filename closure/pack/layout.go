@@ -20,8 +20,10 @@ const (
 	// batchTarget is the mean size of batches that are not cut for other reasons, in bytes of NARs: large enough that paths
 	// compress as they do together, small enough that two hosts which miss almost the same share most units.
 	batchTarget = 6 << 20
-	// pathWeight is what a path counts beside its NAR: its share of the text.
-	pathWeight = 512
+	// pathWeight is what a path counts beside its NAR, and baseWeight one with a base: making and taking a path takes time however small it is, and many tiny ones in one
+	// unit would leave all other workers without work.
+	pathWeight = 4 << 10
+	baseWeight = 16 << 10
 )
 
 // NAR returns how many bytes of NARs the unit describes.
@@ -99,7 +101,11 @@ func (l *layout) cut() {
 func last(item Item) bool {
 	const bits = 32
 	sum := sha256.Sum256([]byte(item.Info.Path.Base()))
-	chance := (item.Info.NarSize + pathWeight) << bits / batchTarget
+	weight := uint64(pathWeight)
+	if !item.Base.Path.IsZero() {
+		weight = baseWeight
+	}
+	chance := (item.Info.NarSize + weight) << bits / batchTarget
 	return uint64(binary.BigEndian.Uint32(sum[:])) < chance
 }
 

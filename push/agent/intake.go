@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"path/filepath"
 	"slices"
 	"sync"
 
@@ -118,7 +117,7 @@ func (v hostViews) Open(path storepath.Path) (pack.View, error) {
 	if !accepted {
 		return nil, fmt.Errorf("%s was not agreed on as a base", path)
 	}
-	view, err := nar.OpenView(filepath.Join("/", v.session.host.StoreRoot, path.String()))
+	view, err := nar.OpenView(v.session.host.file(path))
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"fleet/closure/daemon"
 	"fleet/closure/storepath"
+	"fleet/closure/warm"
 	"fleet/push/guard"
 	"fleet/push/proto"
 )
@@ -49,8 +50,10 @@ type session struct {
 	// roots holds temporary roots for the whole session, and rooted is what it holds, for the case that the daemon is restarted.
 	roots  *daemon.Conn
 	rooted map[storepath.Path]struct{}
-	// bases are the paths that deltas may be made against.
+	// bases are the paths that deltas may be made against; warm reads those ahead that were accepted last, and warmed are their places there.
 	bases  map[storepath.Path]storepath.Info
+	warm   *warm.Run
+	warmed map[storepath.Path]int
 	builds int
 	// transfer is the one that was opened last.
 	transfer *transfer
@@ -178,6 +181,9 @@ func (s *session) awaitOthers() {
 func (s *session) disconnect() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.warm != nil {
+		s.warm.Close()
+	}
 	for _, conn := range s.idle {
 		_ = conn.Close() // nothing is under way
 	}

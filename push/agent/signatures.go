@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -108,7 +107,7 @@ func (s *session) sign(ctx context.Context, w *bufio.Writer, cutter *chunk.Cutte
 	if !valid {
 		return w.WriteByte(proto.NoSignature)
 	}
-	view, openErr := nar.OpenView(filepath.Join("/", s.host.StoreRoot, info.Path.String()))
+	view, openErr := nar.OpenView(s.host.file(info.Path))
 	if openErr != nil {
 		return w.WriteByte(proto.NoSignature)
 	}

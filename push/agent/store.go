@@ -14,7 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"fleet/closure/daemon"
+	"fleet/closure/nar"
 	"fleet/closure/storepath"
+	"fleet/closure/warm"
 	"fleet/push/proto"
 )
 
@@ -89,15 +91,36 @@ func (s *session) acceptBases(ctx context.Context, lines proto.Lines) (refused [
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var accepted []storepath.Info
 	for i, base := range bases {
 		info, valid := infos[base]
 		if valid && hex.EncodeToString(info.NarHash[:])[:proto.BaseSumLength] == sums[i] {
 			s.bases[base] = info
+			accepted = append(accepted, info)
 		} else {
 			refused = append(refused, i)
 		}
 	}
+	s.readAhead(accepted)
 	return refused, nil
+}
+
+// maxWarm is how much of a base is read ahead, in bytes: a large one is read in sequence, which the operating system sees.
+const maxWarm = 8 << 20
+
+// readAhead has bases read into memory before units come that are made against them, which is in that order, more or less. The lock is held.
+func (s *session) readAhead(bases []storepath.Info) {
+	if s.warm != nil {
+		s.warm.Close()
+	}
+	s.warmed = make(map[storepath.Path]int, len(bases))
+	items := make([]warm.Item, len(bases))
+	for i, base := range bases {
+		file := s.host.file(base.Path)
+		items[i] = warm.Item{Size: min(base.NarSize, maxWarm), Warm: func() { nar.Warm(file, maxWarm) }}
+		s.warmed[base.Path] = i
+	}
+	s.warm = warm.Start(s.ctx, items)
 }
 
 // cutBases parses lines of a base each, without the store's folder, and returns what follows them.
@@ -120,11 +143,14 @@ func (s *session) protectedInfos(ctx context.Context, paths []storepath.Path) (m
 	return conn.QueryPathInfos(ctx, paths)
 }
 
-// base is what the host knows of a base that it has accepted.
+// base is what the host knows of a base that it has accepted, and that is about to be read.
 func (s *session) base(path storepath.Path) (storepath.Info, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	info, ok := s.bases[path]
+	if place, warmed := s.warmed[path]; warmed {
+		s.warm.Reached(place)
+	}
 	return info, ok
 }
 
