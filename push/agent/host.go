@@ -73,7 +73,9 @@ type Host struct {
 }
 
 // file is where a store path is.
-func (h *Host) file(path storepath.Path) string { return filepath.Join("/", h.StoreRoot, path.String()) }
+func (h *Host) file(path storepath.Path) string {
+	return filepath.Join("/", h.StoreRoot, path.String())
+}
 
 // NewHost returns this machine: units are systemd's where it is PID 1 and we are root, and processes of their own else.
 func NewHost() (*Host, error) {

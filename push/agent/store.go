@@ -6,11 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os/user"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"fleet/closure/daemon"
@@ -136,11 +139,40 @@ func cutBases(lines proto.Lines) (bases []storepath.Path, rests []string, err er
 
 // protectedInfos protects paths and returns what the store knows of those that are valid.
 func (s *session) protectedInfos(ctx context.Context, paths []storepath.Path) (map[storepath.Path]storepath.Info, error) {
-	conn, err := s.protect(ctx, paths)
-	if err != nil {
+	if _, err := s.protect(ctx, paths); err != nil {
 		return nil, err
 	}
-	return conn.QueryPathInfos(ctx, paths)
+	return s.infosOf(ctx, paths)
+}
+
+const (
+	// queryConnections is how many daemons are asked at once, and queryShare the least that each is asked for: a daemon has one thread.
+	queryConnections = 4
+	queryShare       = 128
+)
+
+// infosOf asks for what the store knows of paths, over several connections where that is worth it.
+func (s *session) infosOf(ctx context.Context, paths []storepath.Path) (map[storepath.Path]storepath.Info, error) {
+	shares := min(queryConnections, runtime.NumCPU(), (len(paths)+queryShare-1)/queryShare)
+	answers := make([]map[storepath.Path]storepath.Info, shares)
+	group, ctx := errgroup.WithContext(ctx)
+	for i := range shares {
+		group.Go(func() error {
+			conn, err := s.borrow(ctx)
+			if err != nil {
+				return err
+			}
+			defer s.giveBack(conn)
+			answers[i], err = conn.QueryPathInfos(ctx, paths[len(paths)*i/shares:len(paths)*(i+1)/shares])
+			return err
+		})
+	}
+	infos := make(map[storepath.Path]storepath.Info, len(paths))
+	err := group.Wait()
+	for _, answer := range answers {
+		maps.Copy(infos, answer)
+	}
+	return infos, err
 }
 
 // base is what the host knows of a base that it has accepted, and that is about to be read.
