@@ -79,17 +79,37 @@ func (c *sshConn) spare() *opening {
 	return o
 }
 
-// openChannel returns a channel that was opened ahead, or opens one. A server may have refused some of the former because it allows
-// few at a time, and others have been closed since.
+const (
+	// openTries is how often a channel is asked for that the server refuses, and openPause the time before the second try; it doubles.
+	openTries = 4
+	openPause = 25 * time.Millisecond
+)
+
+// openChannel returns a channel that was opened ahead, or opens one. A server that allows few at a time may have refused some of the
+// former, and sshd counts those that we have just closed for a moment still.
 func (c *sshConn) openChannel(ctx context.Context) (*opening, error) {
 	for o := c.spare(); o != nil; o = c.spare() {
-		err := c.await(ctx, o)
-		if _, refused := errors.AsType[*ssh.OpenChannelError](err); !refused {
+		if err := c.await(ctx, o); !isRefusal(err) {
 			return o, c.startError(err)
 		}
 	}
-	o := c.newOpening()
-	return o, c.startError(c.await(ctx, o))
+	for try, pause := 1, openPause; ; try, pause = try+1, 2*pause {
+		o := c.newOpening()
+		err := c.await(ctx, o)
+		if !isRefusal(err) || try == openTries {
+			return o, c.startError(err)
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, c.startError(ctx.Err())
+		}
+	}
+}
+
+func isRefusal(err error) bool {
+	_, refused := errors.AsType[*ssh.OpenChannelError](err)
+	return refused
 }
 
 // await waits for a channel within the limits of ctx and the timeouts.
