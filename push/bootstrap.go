@@ -25,6 +25,9 @@ type agentRef struct {
 	socket, token string
 }
 
+// bootstrapCommands is how many commands a bootstrap runs where the helper is there: the look, the door, and the start.
+const bootstrapCommands = 3
+
 // bootstrap makes an agent run on a host: look, send the helper where it is missing, become root, start.
 type bootstrap struct {
 	c      *Connector
@@ -34,18 +37,27 @@ type bootstrap struct {
 	// keys is the session's memory of passwords.
 	keys *keyring
 
-	found  probeResult
+	found probeResult
+	// upload is the helper's export on the host, and after run only where the helper runs from its folder and needs it to stay.
 	upload *upload
+	// door leads to the agent once that has started; nil where there is none.
+	door *door
 }
 
-// run returns the agent, and the upload's channel where the helper runs from its folder and needs it to stay.
-func (b *bootstrap) run(ctx context.Context) (agentRef, *upload, error) {
+// run returns the agent.
+func (b *bootstrap) run(ctx context.Context) (agentRef, error) {
+	b.conn.Prepare(bootstrapCommands)
+	defer b.conn.Prepare(0)
 	ref, err := b.start(ctx)
 	if err != nil || !strings.HasPrefix(ref.exe, b.uploadDir()) {
 		b.upload.close()
 		b.upload = nil
 	}
-	return ref, b.upload, err
+	if err != nil {
+		b.door.close()
+		b.door = nil
+	}
+	return ref, err
 }
 
 func (b *bootstrap) uploadDir() string {
@@ -63,6 +75,10 @@ func (b *bootstrap) start(ctx context.Context) (agentRef, error) {
 		if err := b.send(ctx); err != nil {
 			return agentRef{}, err
 		}
+	}
+	// Only with a channel that the start does not need.
+	if b.conn.Prepared() > 1 {
+		b.door = newDoor(ctx, b.conn)
 	}
 	out, err := b.elevate(ctx)
 	if err != nil {
@@ -85,7 +101,7 @@ func (b *bootstrap) probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, b.c.Timeouts.withDefaults().Probe, errTimeout)
 	defer cancel()
 	marker := randomName("fleet-")
-	said, err := b.talk(ctx, "/bin/sh -s", probeInput(marker, b.helper))
+	said, err := b.listen(ctx, probeCommand(marker, b.helper))
 	if err != nil {
 		return err
 	}
@@ -102,9 +118,9 @@ func (b *bootstrap) probe(ctx context.Context) error {
 	return nil
 }
 
-// talk runs a command with an input and returns what it prints, up to the probe's bound. Its exit status does
+// listen runs a command without an input and returns what it prints, up to the probe's bound. Its exit status does
 // not matter, since login shells spoil it; a lost connection does.
-func (b *bootstrap) talk(ctx context.Context, command, input string) (string, error) {
+func (b *bootstrap) listen(ctx context.Context, command string) (string, error) {
 	ch, err := b.conn.Start(ctx, command, transport.ChannelOptions{})
 	if err != nil {
 		return "", err
@@ -113,11 +129,7 @@ func (b *bootstrap) talk(ctx context.Context, command, input string) (string, er
 	stop := context.AfterFunc(ctx, func() { ch.Close() })
 	defer stop()
 	errs := drain(ch.Stderr())
-	go func() {
-		// A command that does not read its input has said something else, which the caller shows.
-		_, _ = io.WriteString(ch, input)
-		_ = ch.CloseWrite()
-	}()
+	go func() { _ = ch.CloseWrite() }() // where that fails, what the command said and how it ended tell more
 	said, err := io.ReadAll(io.LimitReader(ch, maxProbe+1))
 	switch {
 	case ctx.Err() != nil && errors.Is(context.Cause(ctx), errTimeout):

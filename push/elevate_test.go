@@ -54,9 +54,10 @@ func bootstrapOn(t *testing.T, c *Connector, h *host, user, elevation string) (a
 	spec := h.spec(user)
 	spec.Elevation = elevation
 	b := &bootstrap{c: c, spec: spec, conn: conn, helper: h.lab.helper, keys: &keyring{}}
-	ref, upload, err := b.run(t.Context())
+	ref, err := b.run(t.Context())
 	defer b.keys.forget()
-	upload.close()
+	b.upload.close()
+	b.door.close()
 	return ref, err
 }
 
@@ -245,7 +246,7 @@ func TestProbeOfALyingHost(t *testing.T) {
 		"says no":            "#!/bin/sh\necho 'This account is \033[31mnot available.'\nexit 1\n",
 		"never ends":         "#!/bin/sh\nexec sleep 1000\n",
 		"floods":             "#!/bin/sh\nexec yes\n",
-		"answers for itself": "#!/bin/sh\nread -r line; eval \"$line\"; echo \"$marker uid=0 user=root\"; exit 0\n",
+		"answers for itself": "#!/bin/sh\neval \"set -- $2\"; marker=$5; echo \"$marker uid=0 user=root\"; exit 0\n",
 	} {
 		t.Run(rule, func(t *testing.T) {
 			h.sh(t, "cat >/home/plain/shell <<'X'\n"+shell+"X\nchmod 755 /home/plain/shell; sed -i '/^plain:/s,[^:]*$,/home/plain/shell,' /etc/passwd")

@@ -21,6 +21,8 @@ type link struct {
 	agent agentRef
 	// upload keeps the folder that the helper runs from, nil where that is the store.
 	upload *upload
+	// door is the way to the agent that was made while it started, nil where there is none or it was taken.
+	door *door
 	// control carries calls and events; bulk data has a channel of its own, so that neither waits for the other.
 	control *proto.Client
 
@@ -28,6 +30,15 @@ type link struct {
 	bulk *proto.Client
 	// trip is the shortest time that an answer took, in nanoseconds; 0 where there was none.
 	trip atomic.Int64
+
+	// asked is the answer to what was asked together with the first hello; nil where nothing was.
+	asked chan hostAnswer
+}
+
+// hostAnswer is what an agent answers to [proto.MethodInfo].
+type hostAnswer struct {
+	info proto.HostInfo
+	err  error
 }
 
 // rtt is the link's round trip, as far as is known.
@@ -59,21 +70,51 @@ func (e *agentGoneError) Error() string {
 
 // attach opens a channel to the agent.
 func (l *link) attach(ctx context.Context) (*proto.Client, error) {
+	return l.attachWith(ctx, func(*proto.Client) {})
+}
+
+// attachAsking is attach, and asks what the agent sees of its host: the answer takes no round trip of its own.
+func (l *link) attachAsking(ctx context.Context) (*proto.Client, error) {
+	l.asked = make(chan hostAnswer, 1)
+	return l.attachWith(ctx, func(client *proto.Client) {
+		go func() {
+			var a hostAnswer
+			a.err = l.askOver(ctx, client, proto.MethodInfo, nil, &a.info)
+			l.asked <- a
+		}()
+	})
+}
+
+// attachWith is attach, and has early ask over the channel before the agent has answered our hello.
+func (l *link) attachWith(ctx context.Context, early func(*proto.Client)) (*proto.Client, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, l.s.c.Timeouts.withDefaults().Attach, errTimeout)
 	defer cancel()
-	ch, err := l.conn.Start(ctx, transport.Quote(l.agent.exe, "attach", "--socket", l.agent.socket), transport.ChannelOptions{})
+	ch, err := l.reach(ctx)
 	if err != nil {
 		return nil, err
 	}
 	errs := drain(ch.Stderr())
 	counted := &agentChannel{Channel: ch, wire: &l.s.wire}
 	counted.patient.Store(true)
-	client, err := proto.NewClient(ctx, counted, proto.Hello{Token: l.agent.token, Software: l.s.c.Software})
+	client := proto.Begin(counted, proto.Hello{Token: l.agent.token, Software: l.s.c.Software})
+	early(client)
+	err = client.Greeted(ctx)
 	counted.patient.Store(false)
 	if err == nil {
 		return client, nil
 	}
 	return nil, l.attachError(ctx, counted.ending(), err, errs)
+}
+
+// reach starts the command that attaches.
+func (l *link) reach(ctx context.Context) (transport.Channel, error) {
+	if d := l.door; d != nil {
+		l.door = nil
+		if ch, err := d.enter(ctx, l.agent); err == nil {
+			return ch, nil
+		}
+	}
+	return l.conn.Start(ctx, transport.Quote(l.agent.exe, "attach", "--socket", l.agent.socket), transport.ChannelOptions{})
 }
 
 // attachError tells an agent that is gone from a connection that is. The attach command ended with end.
@@ -115,6 +156,10 @@ func (l *link) data(ctx context.Context) (*proto.Client, error) {
 // ask makes one request over the control channel. An agent that keeps its connection alive but does not answer, as where the
 // host's Nix hangs, ends it; not where the host may work or wait for long.
 func (l *link) ask(ctx context.Context, method string, params, result any) error {
+	return l.askOver(ctx, l.control, method, params, result)
+}
+
+func (l *link) askOver(ctx context.Context, client *proto.Client, method string, params, result any) error {
 	if !takesLong(method) {
 		silent := fmt.Errorf("ask the agent on %q for %s: %w", l.s.spec.Target.Host, method, errTimeout)
 		var cancel context.CancelFunc
@@ -122,7 +167,7 @@ func (l *link) ask(ctx context.Context, method string, params, result any) error
 		defer cancel()
 	}
 	began := time.Now()
-	err := l.control.Call(ctx, method, params, result)
+	err := client.Call(ctx, method, params, result)
 	if err == nil {
 		l.roundTrip(time.Since(began))
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"fleet/closure/storepath"
+	"fleet/push/transport"
 )
 
 //go:embed script/probe.sh
@@ -43,9 +44,9 @@ type probeResult struct {
 	Tools map[string]string
 }
 
-// probeInput is what is fed to /bin/sh on the host.
-func probeInput(marker string, helper storepath.Path) string {
-	return "marker=" + marker + "\nhelper='" + helper.String() + "'\n" + probeScript
+// probeCommand is the line that the login shell runs. The script is in it, since a server takes no input for a command before it has started that.
+func probeCommand(marker string, helper storepath.Path) string {
+	return transport.Quote("/bin/sh", "-c", compact(probeScript), "fleet", marker, helper.String())
 }
 
 // parseProbe reads a probe's output. Lines without the marker are the login shell's and are skipped; in those with it,

@@ -91,8 +91,7 @@ func TestProbeScriptAnswersHere(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out strings.Builder
-	in := strings.NewReader(probeInput(testMarker, helper))
-	if err := run.Run(context.Background(), run.Cmd{Argv: []string{"/bin/sh", "-s"}, Stdin: in, Stdout: &out}); err != nil {
+	if err := run.Run(context.Background(), run.Cmd{Argv: []string{"/bin/sh", "-c", probeCommand(testMarker, helper)}, Stdout: &out}); err != nil {
 		t.Fatal(err)
 	}
 	got, err := parseProbe(testMarker, out.String())

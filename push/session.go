@@ -67,7 +67,16 @@ func (s *Session) begin(ctx context.Context) (*Session, error) {
 		return nil, err
 	}
 	s.current = l
-	if _, err := s.Refresh(ctx); err != nil {
+	first := <-l.asked
+	switch {
+	case first.err == nil:
+		s.learn(first.info)
+	case isLost(first.err):
+		_, err = s.Refresh(ctx)
+	default:
+		err = s.answer(proto.MethodInfo, first.err)
+	}
+	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
@@ -109,8 +118,8 @@ func (s *Session) dial(ctx context.Context) (transport.Conn, error) {
 	return dialer.Dial(ctx, s.spec.Target)
 }
 
-// join attaches l to an agent.
-func (s *Session) join(ctx context.Context, l *link, ref *agentRef) error {
+// join attaches l to an agent, and asks a session's first one for its host.
+func (s *Session) join(ctx context.Context, l *link, ref *agentRef) (err error) {
 	if ref != nil {
 		l.agent = *ref
 		client, err := l.attach(ctx)
@@ -125,12 +134,15 @@ func (s *Session) join(ctx context.Context, l *link, ref *agentRef) error {
 		s.report(plan.EventWarning, "the agent on the host has ended, starting another one")
 	}
 	b := &bootstrap{c: s.c, spec: s.spec, conn: l.conn, helper: s.helper, keys: &s.keys}
-	agent, upload, err := b.run(ctx)
-	if err != nil {
+	if l.agent, err = b.run(ctx); err != nil {
 		return err
 	}
-	l.agent, l.upload = agent, upload
-	l.control, err = l.attach(ctx)
+	l.upload, l.door = b.upload, b.door
+	if ref == nil {
+		l.control, err = l.attachAsking(ctx)
+	} else {
+		l.control, err = l.attach(ctx)
+	}
 	if err != nil {
 		s.abandon(ctx, l)
 	}
@@ -167,10 +179,14 @@ func (s *Session) Refresh(ctx context.Context) (proto.HostInfo, error) {
 	if err := s.call(ctx, proto.MethodInfo, nil, &info); err != nil {
 		return proto.HostInfo{}, err
 	}
+	return s.learn(info), nil
+}
+
+func (s *Session) learn(info proto.HostInfo) proto.HostInfo {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.info = cleanInfo(info)
-	return s.info, nil
+	return s.info
 }
 
 // HostKey is the host's key on the current connection, and what vouched for it.

@@ -177,19 +177,22 @@ func launch(ctx context.Context, host *Host, helper, dir string) (proto.Ready, e
 	socket := filepath.Join(dir, socketName)
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	tick := time.NewTicker(10 * time.Millisecond)
+	// Asking the service manager takes longer than it takes an agent to listen.
+	tick, look := time.NewTicker(2*time.Millisecond), time.NewTicker(100*time.Millisecond)
 	defer tick.Stop()
+	defer look.Stop()
 	for {
 		pid, err := probeSocket(socket)
 		if err == nil {
 			return proto.Ready{Version: proto.Version, Socket: socket, PID: pid}, nil
 		}
-		running, runErr := host.Units.Running(ctx, name)
-		if runErr == nil && !running {
-			return proto.Ready{}, fmt.Errorf("start agent: it ended before it listened: %s", lastWords(dir))
-		}
 		select {
 		case <-tick.C:
+		case <-look.C:
+			running, runErr := host.Units.Running(ctx, name)
+			if runErr == nil && !running {
+				return proto.Ready{}, fmt.Errorf("start agent: it ended before it listened: %s", lastWords(dir))
+			}
 		case <-ctx.Done():
 			stopCtx, stop := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
 			defer stop()

@@ -11,8 +11,10 @@ import (
 // Client is the operator's end of a connection. It is safe for concurrent use.
 type Client struct {
 	conn  *conn
-	agent Hello
 	slots chan struct{}
+	// greeted is closed once the agent's hello is known.
+	greeted chan struct{}
+	agent   Hello
 }
 
 type openMessage struct {
@@ -28,23 +30,58 @@ func NewClient(ctx context.Context, rw io.ReadWriteCloser, hello Hello) (*Client
 }
 
 func newClient(ctx context.Context, rw io.ReadWriteCloser, hello Hello, t timing) (*Client, error) {
-	br := bufio.NewReaderSize(rw, 64<<10)
-	c := &Client{conn: newConn(rw, br, t), slots: make(chan struct{}, MaxStreams)}
-	err := bounded(ctx, rw, t.hello, func() error {
-		var err error
-		c.agent, err = greet(rw, br, hello)
-		return err
-	})
-	if err != nil {
-		rw.Close() // the first error counts
+	c := begin(rw, hello, t)
+	if err := c.Greeted(ctx); err != nil {
 		return nil, err
 	}
-	c.conn.admit, c.conn.message = c.admit, c.message
-	c.conn.start()
 	return c, nil
 }
 
-// Agent is the hello of the other side.
+// Begin is the first half of [NewClient], and [Client.Greeted] the second: what is asked in between follows our hello at once, so
+// that its answer arrives together with the agent's hello. Where the agent refuses our hello, that ends with the same error.
+func Begin(rw io.ReadWriteCloser, hello Hello) *Client { return begin(rw, hello, defaultTiming()) }
+
+func begin(rw io.ReadWriteCloser, hello Hello, t timing) *Client {
+	br := bufio.NewReaderSize(rw, 64<<10)
+	c := &Client{conn: newConn(rw, br, t), slots: make(chan struct{}, MaxStreams), greeted: make(chan struct{})}
+	c.conn.admit, c.conn.message = c.admit, c.message
+	answered := make(chan struct{})
+	c.conn.start(func() error {
+		theirs, err := greeting(br, hello)
+		c.agent = theirs
+		close(answered)
+		if err != nil {
+			return err
+		}
+		close(c.greeted)
+		return c.conn.readLoop()
+	}, func() error {
+		err := writeHello(rw, hello)
+		if err == nil {
+			err = c.conn.writeLoop()
+		}
+		<-answered // an agent that refuses us takes nothing more: what it has said of that counts
+		return err
+	})
+	return c
+}
+
+// Greeted waits for the agent's hello, within a limit and until ctx ends, and closes the connection where it fails.
+func (c *Client) Greeted(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, c.conn.timing.hello, lostf("no hello from the peer within %s", c.conn.timing.hello))
+	defer cancel()
+	select {
+	case <-c.greeted:
+		return nil
+	case <-c.conn.done:
+	case <-ctx.Done():
+		c.conn.fail(context.Cause(ctx))
+	}
+	c.conn.wg.Wait()
+	return c.conn.failure()
+}
+
+// Agent is the hello of the other side, once that is known.
 func (c *Client) Agent() Hello { return c.agent }
 
 // Call opens a stream, sends no data, and decodes the result into result, which may be nil.

@@ -66,12 +66,15 @@ func newConn(rw io.ReadWriteCloser, br *bufio.Reader, t timing) *conn {
 }
 
 // start runs the reader, the writer and the watch.
-func (c *conn) start() {
+func (c *conn) start(read, write func() error) {
 	c.wg.Add(3)
-	go func() { defer c.wg.Done(); c.fail(c.readLoop()) }()
-	go func() { defer c.wg.Done(); c.fail(lostIO(c.out.run(c.rw))) }()
+	go func() { defer c.wg.Done(); c.fail(read()) }()
+	go func() { defer c.wg.Done(); c.fail(lostIO(write())) }()
 	go func() { defer c.wg.Done(); c.watch() }()
 }
+
+// writeLoop sends what is queued.
+func (c *conn) writeLoop() error { return c.out.run(c.rw) }
 
 // fail ends the connection; the first reason stays.
 func (c *conn) fail(err error) {

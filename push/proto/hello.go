@@ -21,10 +21,15 @@ type Hello struct {
 	Software string `json:"software,omitempty"`
 }
 
-func writeHello(w io.Writer, h Hello) error {
+func (h Hello) version() int {
 	if h.Version == 0 {
-		h.Version = Version
+		return Version
 	}
+	return h.Version
+}
+
+func writeHello(w io.Writer, h Hello) error {
+	h.Version = h.version()
 	text, err := json.Marshal(h)
 	if err != nil {
 		return err
@@ -90,20 +95,14 @@ func versionError(client, agent int) *Error {
 	}
 }
 
-// greet exchanges hellos as a client.
-func greet(rw io.ReadWriter, br *bufio.Reader, mine Hello) (Hello, error) {
-	if mine.Version == 0 {
-		mine.Version = Version
-	}
-	if err := writeHello(rw, mine); err != nil {
-		return Hello{}, lostIO(err)
-	}
+// greeting reads the agent's hello as a client.
+func greeting(br *bufio.Reader, mine Hello) (Hello, error) {
 	theirs, err := readHello(br)
 	if err != nil {
 		return Hello{}, err
 	}
-	if theirs.Version != mine.Version {
-		return Hello{}, versionError(mine.Version, theirs.Version)
+	if ours := mine.version(); theirs.Version != ours {
+		return Hello{}, versionError(ours, theirs.Version)
 	}
 	return theirs, nil
 }

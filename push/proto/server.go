@@ -74,7 +74,7 @@ func serve(ctx context.Context, rw io.ReadWriteCloser, token string, h Handler, 
 	c.admit, c.message = s.admit, s.message
 	stop := context.AfterFunc(ctx, func() { c.close(ErrClosed) })
 	defer stop()
-	c.start()
+	c.start(c.readLoop, c.writeLoop)
 	<-c.done
 	cancel()
 	c.wg.Wait()

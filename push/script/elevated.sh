@@ -25,19 +25,19 @@ fail() {
 }
 
 # Only a root keeps the helper while garbage is collected: the collections that run already hear of it through Nix,
-# and those that begin from now on see the link. No closure's root can have its name.
+# and those that begin from now on see the link. No closure's root can have its name. Succeeds where the helper is valid, as far as
+# a root can tell.
 root=/nix/var/nix/gcroots/fleet/.helper
 keep() {
-	[ "$(id -u)" = 0 ] || return 0
+	[ "$(id -u)" = 0 ] || return 1
 	mkdir -p "${root%/*}" || fail root
 	ln -sfn "$helper" "$root" || fail root
-	nix-store --realise "$helper" --option substitute false --add-root "$root" >/dev/null 2>&1 || :
+	nix-store --realise "$helper" --option substitute false --add-root "$root" >/dev/null 2>&1
 }
 
 say started yes
 command -v nix-store >/dev/null || fail nix
-keep
-if nix-store --check-validity "$helper" 2>/dev/null; then
+if keep || nix-store --check-validity "$helper" 2>/dev/null; then
 	:
 elif [ "$dir" = - ]; then
 	say need helper

@@ -1,10 +1,11 @@
 #!/bin/sh
-# Looks at a host as the login user and changes nothing. Read by /bin/sh from its standard input, after two lines
-# that set marker (random) and helper (a store path, or empty). Every line of the answer begins with the marker, so that what
-# login shells print of themselves is told apart. Runs on NixOS and Debian; no child may read the standard input.
+# Looks at a host as the login user and changes nothing. Arguments: the marker (random) and the helper (a store path, or empty).
+# Every line of the answer begins with the marker, so that what login shells print of themselves is told apart. Runs on
+# NixOS and Debian.
 LC_ALL=C
-: "${marker:?}" "${helper?}"
 export LC_ALL
+marker=$1
+helper=$2
 PATH="$PATH:/run/wrappers/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 
 say() {

@@ -34,7 +34,7 @@ mkdir -p /run/sshd
 # Everybody's password is "right"; the name says what a user may do.
 hash=$(openssl passwd -6 right)
 uid=4000
-for user in sudoer free tty pty plain doas freedoas serves imports; do
+for user in sudoer free tty pty plain doas freedoas serves imports one two; do
 	uid=$((uid + 1))
 	printf '%s:x:%s:%s::/home/%s:/bin/sh\n' "$user" "$uid" "$uid" "$user" >>/etc/passwd
 	printf '%s:x:%s:\n' "$user" "$uid" >>/etc/group
@@ -50,6 +50,8 @@ Defaults:pty use_pty
 root ALL=(ALL:ALL) ALL
 sudoer ALL=(ALL:ALL) ALL
 free ALL=(ALL:ALL) NOPASSWD: ALL
+one ALL=(ALL:ALL) NOPASSWD: ALL
+two ALL=(ALL:ALL) NOPASSWD: ALL
 tty ALL=(ALL:ALL) ALL
 pty ALL=(ALL:ALL) ALL
 SUDOERS
@@ -81,6 +83,10 @@ Match User serves
 ForceCommand nix-store --serve --write
 Match User imports
 SetEnv PATH=/home/imports:/usr/local/bin:/usr/bin:/bin
+Match User one
+MaxSessions 1
+Match User two
+MaxSessions 2
 SSHD
 # A Nix that serves nobody.
 cat >/home/imports/nix-store <<'STORE'

@@ -17,12 +17,12 @@ func (c *sshConn) Start(ctx context.Context, command string, opts ChannelOptions
 	if strings.ContainsRune(command, 0) {
 		return nil, fmt.Errorf("start command on %q: it holds a NUL", c.host)
 	}
-	channel, requests, err := c.openChannel(ctx)
+	o, err := c.openChannel(ctx)
 	if err != nil {
 		return nil, err
 	}
-	ch := &sshChannel{conn: c, channel: channel, pty: opts.PTY, ended: make(chan struct{}), closed: make(chan struct{})}
-	go ch.serve(requests)
+	ch := &sshChannel{conn: c, channel: o.channel, pty: opts.PTY, ended: make(chan struct{}), closed: make(chan struct{})}
+	go ch.serve(o.requests)
 	if err := ch.start(ctx, command); err != nil {
 		_ = ch.Close()
 		return nil, c.startError(err)

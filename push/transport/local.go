@@ -75,6 +75,12 @@ func (c *localConn) Start(ctx context.Context, command string, opts ChannelOptio
 	return ch, nil
 }
 
+// Prepare implements [Conn]: nothing here takes a round trip.
+func (c *localConn) Prepare(int) {}
+
+// Prepared implements [Conn].
+func (c *localConn) Prepared() int { return 0 }
+
 // User implements [Conn].
 func (c *localConn) User() string { return c.user }
 

@@ -78,6 +78,8 @@ type sshConn struct {
 	closers []func()
 	reason  error
 	dead    bool
+	// spares are the channels that Prepare has opened and Start has not used.
+	spares []*opening
 }
 
 var _ Conn = (*sshConn)(nil)
@@ -222,40 +224,6 @@ func (c *sshConn) dial(ctx context.Context, address string) (net.Conn, error) {
 	conn, err := c.client.DialContext(ctx, "tcp", address)
 	c.used.Store(true)
 	return conn, err
-}
-
-// openChannel opens a session channel within the limits of ctx and the timeouts.
-func (c *sshConn) openChannel(ctx context.Context) (ssh.Channel, <-chan *ssh.Request, error) {
-	type opened struct {
-		channel  ssh.Channel
-		requests <-chan *ssh.Request
-		err      error
-	}
-	result := make(chan opened, 1)
-	go func() {
-		channel, requests, err := c.client.OpenChannel("session", nil)
-		result <- opened{channel, requests, err}
-	}()
-	timer := time.NewTimer(c.timeouts.Channel)
-	defer timer.Stop()
-	var err error
-	select {
-	case o := <-result:
-		c.used.Store(true)
-		return o.channel, o.requests, c.startError(o.err)
-	case <-ctx.Done():
-		err = ctx.Err()
-	case <-timer.C:
-		err = fmt.Errorf("no answer within %v", c.timeouts.Channel)
-	}
-	// It may still open, or the end of the connection ends the waiting.
-	go func() {
-		if o := <-result; o.err == nil {
-			go ssh.DiscardRequests(o.requests)
-			_ = o.channel.Close()
-		}
-	}()
-	return nil, nil, c.startError(err)
 }
 
 // startError explains why a command could not be started.

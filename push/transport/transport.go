@@ -45,6 +45,12 @@ type Conn interface {
 	// Start runs command, which the login user's shell on the host interprets, on a new channel.
 	// Quote with [Quote]. ctx bounds the start alone; [Channel.Close] asks the command to end.
 	Start(ctx context.Context, command string, opts ChannelOptions) (Channel, error)
+	// Prepare says how many commands Start will run soon. Their channels are opened ahead, all at once and without waiting, so that each
+	// of those starts saves a round trip. A server that refuses some of them is asked again when they are needed. Those of an
+	// earlier call that were not needed count; those beyond n are closed.
+	Prepare(n int)
+	// Prepared is how many of these channels are open and not used yet.
+	Prepared() int
 	// User is the login user on the host.
 	User() string
 	// HostKey is the host's public key ("type base64"), and what vouched for it; for the openssh

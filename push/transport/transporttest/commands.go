@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"fleet/push/transport"
 )
@@ -26,6 +27,8 @@ func commandTests() map[string]func(*testing.T, Env) {
 			}
 			Commands(t, conn)
 		},
+		"commands run on channels that were opened ahead":         openedAhead,
+		"channels that were opened ahead and not used are closed": unusedAhead,
 		"Close ends the connection and Wait returns nil": func(t *testing.T, env Env) {
 			conn := newRig(t, env).dial()
 			channel := start(t, conn, "exec sleep 60", false)
@@ -43,6 +46,57 @@ func commandTests() map[string]func(*testing.T, Env) {
 				t.Error("a closed connection starts commands")
 			}
 		},
+	}
+}
+
+// few is a connection to a server that lets two commands run at a time.
+func few(t *testing.T, env Env) transport.Conn {
+	t.Helper()
+	return newRig(t, env, func(_ *rig, o *ServerOptions) { o.MaxSessions = 2 }).dial()
+}
+
+func openedAhead(t *testing.T, env Env) {
+	conn := few(t, env)
+	conn.Prepare(4)
+	// The server answers in order, so that once this has run all is known.
+	if r := execute(t, conn, "true", ""); r.err != nil {
+		t.Error(r.err)
+	}
+	eventually(t, "one channel is left", func() bool { return conn.Prepared() == 1 })
+	for range 5 {
+		if r := execute(t, conn, "cat; exit 3", "x"); r.stdout != "x" || r.err == nil {
+			t.Errorf("%q, %v", r.stdout, r.err)
+		}
+	}
+	if n := conn.Prepared(); n != 0 {
+		t.Errorf("%d channels are left", n)
+	}
+}
+
+func unusedAhead(t *testing.T, env Env) {
+	conn := few(t, env)
+	conn.Prepare(2)
+	conn.Prepare(0)
+	eventually(t, "two commands run at a time", func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		for range 2 {
+			channel, err := conn.Start(ctx, "cat", transport.ChannelOptions{})
+			if err != nil {
+				return false
+			}
+			defer channel.Close()
+		}
+		return true
+	})
+}
+
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !is(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not so: %s", what)
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/crypto/ssh"
@@ -29,6 +30,8 @@ type ServerOptions struct {
 	Banner string
 	// Address to listen on; empty means 127.0.0.1.
 	Address string
+	// MaxSessions is how many commands may run at a time over one connection; 0 means many.
+	MaxSessions int
 }
 
 // Server is a running SSH server.
@@ -54,6 +57,8 @@ type inProcess struct {
 	freeze   sync.Once
 	stop     context.CancelFunc
 	ctx      context.Context
+	// maxSessions is the limit of each connection.
+	maxSessions int
 
 	mu    sync.Mutex
 	conns map[net.Conn]bool
@@ -71,7 +76,7 @@ func StartInProcess(t testing.TB, options ServerOptions) Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &inProcess{listener: listener, host: address, user: currentUser(t), frozen: make(chan struct{}), conns: map[net.Conn]bool{}}
+	s := &inProcess{listener: listener, host: address, user: currentUser(t), frozen: make(chan struct{}), conns: map[net.Conn]bool{}, maxSessions: options.MaxSessions}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.config = s.serverConfig(t, options)
 	s.work.Go(s.accept)
@@ -198,10 +203,19 @@ func (s *inProcess) serve(conn net.Conn) {
 	}
 	var sessions sync.WaitGroup
 	sessions.Go(func() { ssh.DiscardRequests(requests) })
+	var running atomic.Int64
 	for channel := range channels {
 		switch channel.ChannelType() {
 		case "session":
-			sessions.Go(func() { s.session(local, channel) })
+			if running.Add(1) > int64(s.maxSessions) && s.maxSessions > 0 {
+				running.Add(-1)
+				_ = channel.Reject(ssh.ConnectionFailed, "open failed")
+				continue
+			}
+			sessions.Go(func() {
+				defer running.Add(-1)
+				s.session(local, channel)
+			})
 		case "direct-tcpip":
 			sessions.Go(func() { s.forward(channel) })
 		default:

@@ -80,8 +80,13 @@ func (s *sshd) configure(t testing.TB, dir string, options ServerOptions) string
 	lines := []string{
 		"Port " + strconv.Itoa(s.port), "ListenAddress " + s.host, "PidFile none", "UsePAM no", "StrictModes no",
 		"PasswordAuthentication no", "KbdInteractiveAuthentication no", "PermitRootLogin yes", "LogLevel INFO",
-		"MaxStartups 100", "MaxSessions 100", "LoginGraceTime 20", "PrintMotd no",
+		"MaxStartups 100", "LoginGraceTime 20", "PrintMotd no",
 	}
+	sessions := options.MaxSessions
+	if sessions == 0 {
+		sessions = 100
+	}
+	lines = append(lines, "MaxSessions "+strconv.Itoa(sessions))
 	for i, key := range options.HostKeys {
 		lines = append(lines, "HostKey "+key.Write(t, filepath.Join(dir, fmt.Sprintf("host%d", i)), ""))
 	}
