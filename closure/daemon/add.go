@@ -8,6 +8,7 @@ import (
 	"io"
 
 	"fleet/closure/storepath"
+	"fleet/closure/wire"
 )
 
 // frameSize is the size of the pieces that a NAR is sent in. The daemon keeps one in memory.
@@ -70,7 +71,7 @@ func (p *Pending) Wait(ctx context.Context) error {
 func (c *Conn) StartAddToStoreNar(ctx context.Context, info storepath.Info, nar io.Reader, opts AddOptions) (*Pending, error) {
 	p := &Pending{conn: c, path: info.Path, r: &reply{count: 1, decode: func(int, decoder) error { return nil }}}
 	var readErr error
-	err := c.send(ctx, p.r, func(e encoder) error {
+	err := c.send(ctx, p.r, func(e wire.Encoder) error {
 		writeAddRequest(e, info, opts)
 		readErr = writeNAR(e, info, nar, opts.BeforeEnd)
 		return readErr
@@ -85,47 +86,47 @@ func (c *Conn) StartAddToStoreNar(ctx context.Context, info storepath.Info, nar 
 	return p, nil
 }
 
-func writeAddRequest(e encoder, info storepath.Info, opts AddOptions) {
-	e.number(opAddToStoreNar)
-	e.path(info.Path)
-	e.path(info.Deriver)
-	e.text(hex.EncodeToString(info.NarHash[:]))
-	e.paths(sortedReferences(info))
+func writeAddRequest(e wire.Encoder, info storepath.Info, opts AddOptions) {
+	e.Number(opAddToStoreNar)
+	e.Path(info.Path)
+	e.Path(info.Deriver)
+	e.Text(hex.EncodeToString(info.NarHash[:]))
+	e.Paths(sortedReferences(info))
 	// Registered now, and not built there.
-	e.number(0)
-	e.number(info.NarSize)
-	e.flag(false)
-	e.texts(info.Signatures)
-	e.text(info.CA)
-	e.flag(opts.Repair)
-	e.flag(opts.SkipSignatures)
+	e.Number(0)
+	e.Number(info.NarSize)
+	e.Flag(false)
+	e.Texts(info.Signatures)
+	e.Text(info.CA)
+	e.Flag(opts.Repair)
+	e.Flag(opts.SkipSignatures)
 }
 
 // writeNAR sends a NAR in frames. The last frame is empty; it is sent after an error too, and what the daemon has is then shorter than it must be.
-func writeNAR(e encoder, info storepath.Info, nar io.Reader, beforeEnd func() error) error {
+func writeNAR(e wire.Encoder, info storepath.Info, nar io.Reader, beforeEnd func() error) error {
 	var err error
 	if beforeEnd != nil && info.NarSize > lastBytes {
 		err = writeFrames(e, io.LimitReader(nar, int64(info.NarSize)-lastBytes))
 		if err == nil {
-			_ = e.w.Flush() // where the connection is gone, flushing it at the end will tell
+			_ = e.Flush() // where the connection is gone, flushing it at the end will tell
 			err = beforeEnd()
 		}
 	}
 	if err == nil {
 		err = writeFrames(e, nar)
 	}
-	e.number(0)
+	e.Number(0)
 	return err
 }
 
 // writeFrames sends what r holds in frames.
-func writeFrames(e encoder, r io.Reader) error {
+func writeFrames(e wire.Encoder, r io.Reader) error {
 	frame := make([]byte, frameSize)
 	for {
 		n, err := io.ReadFull(r, frame)
 		if n > 0 {
-			e.number(uint64(n))
-			if _, err := e.w.Write(frame[:n]); err != nil {
+			e.Number(uint64(n))
+			if _, err := e.Write(frame[:n]); err != nil {
 				// The connection is gone, and flushing it will tell. Nothing more need be read.
 				return nil
 			}

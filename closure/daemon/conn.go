@@ -17,6 +17,7 @@ import (
 	"sync"
 
 	"fleet/closure/storepath"
+	"fleet/closure/wire"
 )
 
 const bufferSize = 128 << 10
@@ -26,7 +27,7 @@ const bufferSize = 128 << 10
 // Temporary roots that were added live exactly as long as the connection.
 type Conn struct {
 	rw      io.ReadWriteCloser
-	enc     encoder
+	enc     wire.Encoder
 	dec     decoder
 	log     func(string)
 	version protocolVersion
@@ -76,7 +77,7 @@ type ConnOptions struct {
 func NewConn(ctx context.Context, rw io.ReadWriteCloser, opts ConnOptions) (*Conn, error) {
 	c := &Conn{
 		rw:      rw,
-		enc:     encoder{bufio.NewWriterSize(rw, bufferSize)},
+		enc:     wire.Encoder{Writer: bufio.NewWriterSize(rw, bufferSize)},
 		dec:     decoder{bufio.NewReaderSize(rw, bufferSize)},
 		log:     opts.Log,
 		writing: make(chan struct{}, 1),
@@ -238,7 +239,7 @@ func (c *Conn) enqueue(r *reply) error {
 
 // send writes requests, and returns the reply to wait for. The write function may return an error that is not the
 // connection's; the requests must be complete then, too.
-func (c *Conn) send(ctx context.Context, r *reply, write func(e encoder) error) error {
+func (c *Conn) send(ctx context.Context, r *reply, write func(e wire.Encoder) error) error {
 	select {
 	case c.writing <- struct{}{}:
 		defer func() { <-c.writing }()
@@ -254,7 +255,7 @@ func (c *Conn) send(ctx context.Context, r *reply, write func(e encoder) error) 
 	stop := c.closeWith(ctx)
 	defer stop()
 	writeErr := write(c.enc)
-	if err := c.enc.w.Flush(); err != nil {
+	if err := c.enc.Flush(); err != nil {
 		c.fail(err)
 	}
 	return writeErr
@@ -277,12 +278,12 @@ func (c *Conn) closeWith(ctx context.Context) func() bool {
 }
 
 // call sends count requests and waits for their replies. The error is the first of them.
-func (c *Conn) call(ctx context.Context, count int, write func(i int, e encoder), decode func(i int, d decoder) error) error {
+func (c *Conn) call(ctx context.Context, count int, write func(i int, e wire.Encoder), decode func(i int, d decoder) error) error {
 	if count == 0 {
 		return nil
 	}
 	r := &reply{count: count, decode: decode}
-	err := c.send(ctx, r, func(e encoder) error {
+	err := c.send(ctx, r, func(e wire.Encoder) error {
 		for i := range count {
 			write(i, e)
 		}
@@ -296,8 +297,8 @@ func (c *Conn) call(ctx context.Context, count int, write func(i int, e encoder)
 
 // pathCall is [Conn.call] for an operation that takes one path.
 func (c *Conn) pathCall(ctx context.Context, op uint64, paths []storepath.Path, decode func(i int, d decoder) error) error {
-	return c.call(ctx, len(paths), func(i int, e encoder) {
-		e.number(op)
-		e.path(paths[i])
+	return c.call(ctx, len(paths), func(i int, e wire.Encoder) {
+		e.Number(op)
+		e.Path(paths[i])
 	}, decode)
 }

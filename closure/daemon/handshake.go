@@ -60,9 +60,9 @@ func (c *Conn) Trusted() (known, trusted bool) {
 }
 
 func (c *Conn) handshake() error {
-	c.enc.number(clientMagic)
-	c.enc.number(uint64(maxVersion))
-	if err := c.enc.w.Flush(); err != nil {
+	c.enc.Number(clientMagic)
+	c.enc.Number(uint64(maxVersion))
+	if err := c.enc.Flush(); err != nil {
 		return explainEnd(err)
 	}
 	magic, err := c.dec.number()
@@ -86,8 +86,8 @@ func (c *Conn) handshake() error {
 func (c *Conn) finishHandshake() error {
 	if c.version >= 1<<8|38 {
 		// The features that we want: none.
-		c.enc.number(0)
-		if err := c.enc.w.Flush(); err != nil {
+		c.enc.Number(0)
+		if err := c.enc.Flush(); err != nil {
 			return err
 		}
 		if _, err := c.dec.texts(); err != nil {
@@ -95,9 +95,9 @@ func (c *Conn) finishHandshake() error {
 		}
 	}
 	// Two relics: CPU affinity and reserved space.
-	c.enc.number(0)
-	c.enc.number(0)
-	if err := c.enc.w.Flush(); err != nil {
+	c.enc.Number(0)
+	c.enc.Number(0)
+	if err := c.enc.Flush(); err != nil {
 		return err
 	}
 	nix, err := c.dec.text(256)

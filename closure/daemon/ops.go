@@ -9,6 +9,7 @@ import (
 
 	"fleet/closure/nar"
 	"fleet/closure/storepath"
+	"fleet/closure/wire"
 )
 
 // The operations that are used (libstore/worker-protocol.hh).
@@ -42,10 +43,10 @@ type ValidPathsOptions struct {
 // QueryValidPaths returns those of paths that are valid, sorted.
 func (c *Conn) QueryValidPaths(ctx context.Context, paths []storepath.Path, opts ValidPathsOptions) ([]storepath.Path, error) {
 	var valid []storepath.Path
-	err := c.call(ctx, 1, func(_ int, e encoder) {
-		e.number(opQueryValidPaths)
-		e.paths(paths)
-		e.flag(opts.Substitute)
+	err := c.call(ctx, 1, func(_ int, e wire.Encoder) {
+		e.Number(opQueryValidPaths)
+		e.Paths(paths)
+		e.Flag(opts.Substitute)
 	}, func(_ int, d decoder) (err error) {
 		valid, err = d.paths()
 		return err
@@ -60,9 +61,9 @@ func (c *Conn) QueryValidPaths(ctx context.Context, paths []storepath.Path, opts
 // their signatures are trusted, and whether they are still there when they are wanted, is seen only then.
 func (c *Conn) QuerySubstitutable(ctx context.Context, paths []storepath.Path) ([]storepath.Path, error) {
 	var served []storepath.Path
-	err := c.call(ctx, 1, func(_ int, e encoder) {
-		e.number(opQueryMissing)
-		e.paths(paths)
+	err := c.call(ctx, 1, func(_ int, e wire.Encoder) {
+		e.Number(opQueryMissing)
+		e.Paths(paths)
 	}, func(_ int, d decoder) (err error) {
 		if _, err = d.paths(); err != nil { // what would be built
 			return err
@@ -159,9 +160,9 @@ func appendUnseen(level []storepath.Path, seen map[storepath.Path]bool, paths []
 
 // QueryPathFromHashPart finds the valid path with this hash part (32 characters); the zero Path means that there is none.
 func (c *Conn) QueryPathFromHashPart(ctx context.Context, hash string) (path storepath.Path, err error) {
-	err = c.call(ctx, 1, func(_ int, e encoder) {
-		e.number(opQueryPathFromHashPart)
-		e.text(hash)
+	err = c.call(ctx, 1, func(_ int, e wire.Encoder) {
+		e.Number(opQueryPathFromHashPart)
+		e.Text(hash)
 	}, func(_ int, d decoder) (err error) {
 		path, err = d.optionalPath()
 		return err
@@ -183,9 +184,9 @@ func (c *Conn) AddTempRoots(ctx context.Context, paths []storepath.Path) error {
 
 // AddIndirectRoot registers the symlink at an absolute path as a root of garbage collection, as long as it exists.
 func (c *Conn) AddIndirectRoot(ctx context.Context, link string) error {
-	err := c.call(ctx, 1, func(_ int, e encoder) {
-		e.number(opAddIndirectRoot)
-		e.text(link)
+	err := c.call(ctx, 1, func(_ int, e wire.Encoder) {
+		e.Number(opAddIndirectRoot)
+		e.Text(link)
 	}, acknowledged)
 	if err != nil {
 		return fmt.Errorf("register garbage collector root %q: %w", link, err)
@@ -207,14 +208,14 @@ const gcDeleteSpecific = 3
 // DeletePath removes a path that nothing needs: one that nobody roots or refers to, or what an import that did not end has left
 // at its place. It returns how many bytes became free. A path that is in use is an [*Error].
 func (c *Conn) DeletePath(ctx context.Context, path storepath.Path) (freed uint64, err error) {
-	err = c.call(ctx, 1, func(_ int, e encoder) {
-		e.number(opCollectGarbage)
-		e.number(gcDeleteSpecific)
-		e.paths([]storepath.Path{path})
-		e.flag(false)           // what is in use stays
-		e.number(math.MaxInt64) // no bound on what is freed
+	err = c.call(ctx, 1, func(_ int, e wire.Encoder) {
+		e.Number(opCollectGarbage)
+		e.Number(gcDeleteSpecific)
+		e.Paths([]storepath.Path{path})
+		e.Flag(false)           // what is in use stays
+		e.Number(math.MaxInt64) // no bound on what is freed
 		for range 3 {
-			e.number(0) // of older versions
+			e.Number(0) // of older versions
 		}
 	}, func(_ int, d decoder) error {
 		if _, err := d.texts(); err != nil {
@@ -234,10 +235,10 @@ func (c *Conn) DeletePath(ctx context.Context, path storepath.Path) (freed uint6
 
 // AddSignatures adds signatures ("name:base64") to a valid path.
 func (c *Conn) AddSignatures(ctx context.Context, path storepath.Path, signatures []string) error {
-	err := c.call(ctx, 1, func(_ int, e encoder) {
-		e.number(opAddSignatures)
-		e.path(path)
-		e.texts(signatures)
+	err := c.call(ctx, 1, func(_ int, e wire.Encoder) {
+		e.Number(opAddSignatures)
+		e.Path(path)
+		e.Texts(signatures)
 	}, acknowledged)
 	if err != nil {
 		return fmt.Errorf("add signatures to %q: %w", path, err)

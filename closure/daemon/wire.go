@@ -34,45 +34,6 @@ func fault(format string, args ...any) error {
 	return &FaultError{Reason: fmt.Sprintf(format, args...)}
 }
 
-// encoder writes the primitives of the worker protocol (libutil/serialise.cc). Its errors are those of
-// the buffered writer, which are sticky: they show when it is flushed.
-type encoder struct{ w *bufio.Writer }
-
-func (e encoder) number(value uint64) {
-	_, _ = e.w.Write(binary.LittleEndian.AppendUint64(e.w.AvailableBuffer(), value))
-}
-
-func (e encoder) flag(value bool) {
-	if value {
-		e.number(1)
-	} else {
-		e.number(0)
-	}
-}
-
-func (e encoder) text(value string) {
-	const zeros = "\x00\x00\x00\x00\x00\x00\x00"
-	e.number(uint64(len(value)))
-	_, _ = e.w.WriteString(value)
-	_, _ = e.w.WriteString(zeros[:-len(value)&7])
-}
-
-func (e encoder) texts(values []string) {
-	e.number(uint64(len(values)))
-	for _, value := range values {
-		e.text(value)
-	}
-}
-
-func (e encoder) path(p storepath.Path) { e.text(p.String()) }
-
-func (e encoder) paths(paths []storepath.Path) {
-	e.number(uint64(len(paths)))
-	for _, p := range paths {
-		e.path(p)
-	}
-}
-
 // decoder reads the primitives. Each length is checked before memory is taken for it.
 type decoder struct{ r *bufio.Reader }
 

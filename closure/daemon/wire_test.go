@@ -17,17 +17,18 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"fleet/closure/storepath"
+	"fleet/closure/wire"
 )
 
 const helloText = "/nix/store/0c4d6b8z1v2x3y5w7q9rsndfghijklmp-hello"
 
-// encode writes with the encoder under test.
-func encode(t testing.TB, write func(e encoder)) []byte {
+// encode writes with the wire.Encoder under test.
+func encode(t testing.TB, write func(e wire.Encoder)) []byte {
 	t.Helper()
 	var out bytes.Buffer
-	e := encoder{bufio.NewWriter(&out)}
+	e := wire.Encoder{Writer: bufio.NewWriter(&out)}
 	write(e)
-	if err := e.w.Flush(); err != nil {
+	if err := e.Flush(); err != nil {
 		t.Fatal(err)
 	}
 	return out.Bytes()
@@ -38,7 +39,7 @@ func decode(data []byte) decoder { return decoder{bufio.NewReader(bytes.NewReade
 func TestStringsArePaddedToEightBytes(t *testing.T) {
 	for size := range 18 {
 		text := strings.Repeat("x", size)
-		data := encode(t, func(e encoder) { e.text(text) })
+		data := encode(t, func(e wire.Encoder) { e.Text(text) })
 		if want := 8 + (size+7)/8*8; len(data) != want {
 			t.Errorf("%d characters take %d bytes, not %d", size, len(data), want)
 		}
@@ -54,17 +55,17 @@ func TestDecoderRefuses(t *testing.T) {
 		read func(decoder) error
 	}{
 		"padding":              {[]byte("\x01\x00\x00\x00\x00\x00\x00\x00x\x00\x00\x00\x00\x00\x00\x01"), func(d decoder) error { _, err := d.text(100); return err }},
-		"string over limit":    {encode(t, func(e encoder) { e.text("123") }), func(d decoder) error { _, err := d.text(2); return err }},
-		"huge string":          {encode(t, func(e encoder) { e.number(math.MaxUint64) }), func(d decoder) error { _, err := d.text(math.MaxUint64); return err }},
-		"huge list":            {encode(t, func(e encoder) { e.number(1 << 40) }), func(d decoder) error { _, err := d.paths(); return err }},
-		"boolean":              {encode(t, func(e encoder) { e.number(2) }), func(d decoder) error { _, err := d.flag(); return err }},
-		"path elsewhere":       {encode(t, func(e encoder) { e.texts([]string{"/etc/passwd"}) }), func(d decoder) error { _, err := d.paths(); return err }},
-		"empty path in a set":  {encode(t, func(e encoder) { e.texts([]string{""}) }), func(d decoder) error { _, err := d.paths(); return err }},
-		"hash that is short":   {encode(t, func(e encoder) { e.text(""); e.text("abcd") }), func(d decoder) error { _, err := d.info(storepath.Path{}); return err }},
-		"hash that is long":    {encode(t, func(e encoder) { e.text(""); e.text(strings.Repeat("0", 66)) }), func(d decoder) error { _, err := d.info(storepath.Path{}); return err }},
-		"hash in another base": {encode(t, func(e encoder) { e.text(""); e.text(strings.Repeat("x", 64)) }), func(d decoder) error { _, err := d.info(storepath.Path{}); return err }},
-		"unknown message":      {encode(t, func(e encoder) { e.number(1234) }), func(d decoder) error { return d.messages(nil) }},
-		"unknown field":        {encode(t, func(e encoder) { e.number(msgResult); e.number(1); e.number(2); e.number(1); e.number(7) }), func(d decoder) error { return d.messages(nil) }},
+		"string over limit":    {encode(t, func(e wire.Encoder) { e.Text("123") }), func(d decoder) error { _, err := d.text(2); return err }},
+		"huge string":          {encode(t, func(e wire.Encoder) { e.Number(math.MaxUint64) }), func(d decoder) error { _, err := d.text(math.MaxUint64); return err }},
+		"huge list":            {encode(t, func(e wire.Encoder) { e.Number(1 << 40) }), func(d decoder) error { _, err := d.paths(); return err }},
+		"boolean":              {encode(t, func(e wire.Encoder) { e.Number(2) }), func(d decoder) error { _, err := d.flag(); return err }},
+		"path elsewhere":       {encode(t, func(e wire.Encoder) { e.Texts([]string{"/etc/passwd"}) }), func(d decoder) error { _, err := d.paths(); return err }},
+		"empty path in a set":  {encode(t, func(e wire.Encoder) { e.Texts([]string{""}) }), func(d decoder) error { _, err := d.paths(); return err }},
+		"hash that is short":   {encode(t, func(e wire.Encoder) { e.Text(""); e.Text("abcd") }), func(d decoder) error { _, err := d.info(storepath.Path{}); return err }},
+		"hash that is long":    {encode(t, func(e wire.Encoder) { e.Text(""); e.Text(strings.Repeat("0", 66)) }), func(d decoder) error { _, err := d.info(storepath.Path{}); return err }},
+		"hash in another base": {encode(t, func(e wire.Encoder) { e.Text(""); e.Text(strings.Repeat("x", 64)) }), func(d decoder) error { _, err := d.info(storepath.Path{}); return err }},
+		"unknown message":      {encode(t, func(e wire.Encoder) { e.Number(1234) }), func(d decoder) error { return d.messages(nil) }},
+		"unknown field":        {encode(t, func(e wire.Encoder) { e.Number(msgResult); e.Number(1); e.Number(2); e.Number(1); e.Number(7) }), func(d decoder) error { return d.messages(nil) }},
 	} {
 		t.Run(rule, func(t *testing.T) {
 			var protocol *FaultError
@@ -76,7 +77,7 @@ func TestDecoderRefuses(t *testing.T) {
 }
 
 func TestAnnouncedLengthsTakeNoMemory(t *testing.T) {
-	data := encode(t, func(e encoder) { e.number(maxLogText) })
+	data := encode(t, func(e wire.Encoder) { e.Number(maxLogText) })
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	_, err := decode(data).text(maxLogText)
@@ -91,27 +92,27 @@ func TestAnnouncedLengthsTakeNoMemory(t *testing.T) {
 
 func TestMessagesAreRead(t *testing.T) {
 	var lines []string
-	data := encode(t, func(e encoder) {
-		e.number(msgNext)
-		e.text("\x1b[31mred\x1b[0m\n")
-		e.number(msgStartActivity)
-		e.number(1)
-		e.number(3)
-		e.number(100)
-		e.text("copying")
-		e.number(2)
-		e.number(0)
-		e.number(7)
-		e.number(1)
-		e.text("field")
-		e.number(0)
-		e.number(msgResult)
-		e.number(1)
-		e.number(105)
-		e.number(0)
-		e.number(msgStopActivity)
-		e.number(1)
-		e.number(msgLast)
+	data := encode(t, func(e wire.Encoder) {
+		e.Number(msgNext)
+		e.Text("\x1b[31mred\x1b[0m\n")
+		e.Number(msgStartActivity)
+		e.Number(1)
+		e.Number(3)
+		e.Number(100)
+		e.Text("copying")
+		e.Number(2)
+		e.Number(0)
+		e.Number(7)
+		e.Number(1)
+		e.Text("field")
+		e.Number(0)
+		e.Number(msgResult)
+		e.Number(1)
+		e.Number(105)
+		e.Number(0)
+		e.Number(msgStopActivity)
+		e.Number(1)
+		e.Number(msgLast)
 	})
 	if err := decode(data).messages(func(line string) { lines = append(lines, line) }); err != nil {
 		t.Fatal(err)
@@ -121,22 +122,22 @@ func TestMessagesAreRead(t *testing.T) {
 	}
 }
 
-func encodeError(e encoder, message string, traces ...string) {
-	e.number(msgError)
-	e.text("Error")
-	e.number(0)
-	e.text("Error")
-	e.text(message)
-	e.number(0)
-	e.number(uint64(len(traces)))
+func encodeError(e wire.Encoder, message string, traces ...string) {
+	e.Number(msgError)
+	e.Text("Error")
+	e.Number(0)
+	e.Text("Error")
+	e.Text(message)
+	e.Number(0)
+	e.Number(uint64(len(traces)))
 	for _, trace := range traces {
-		e.number(0)
-		e.text(trace)
+		e.Number(0)
+		e.Text(trace)
 	}
 }
 
 func TestErrorsAreCleaned(t *testing.T) {
-	data := encode(t, func(e encoder) {
+	data := encode(t, func(e wire.Encoder) {
 		encodeError(e, "\x1b[31;1merror:\x1b[0m path '\x1b[35m/nix/store/x\x1b[0m' is not valid", "\x1b[1mwhile adding")
 	})
 	err := decode(data).messages(nil)
@@ -167,34 +168,34 @@ func TestReasonsAreToldApart(t *testing.T) {
 }
 
 // peer plays a daemon of a given version by hand: what no real one on this machine would send.
-func peer(t *testing.T, version protocolVersion, serve func(d decoder, e encoder)) (*Conn, error) {
+func peer(t *testing.T, version protocolVersion, serve func(d decoder, e wire.Encoder)) (*Conn, error) {
 	t.Helper()
 	ours, theirs := net.Pipe()
 	t.Cleanup(func() { _ = theirs.Close() })
 	go func() {
-		d, e := decoder{bufio.NewReader(theirs)}, encoder{bufio.NewWriter(theirs)}
+		d, e := decoder{bufio.NewReader(theirs)}, wire.Encoder{Writer: bufio.NewWriter(theirs)}
 		defer theirs.Close()
 		_, _ = d.number()
 		_, _ = d.number()
-		e.number(serverMagic)
-		e.number(uint64(version))
-		_ = e.w.Flush()
+		e.Number(serverMagic)
+		e.Number(uint64(version))
+		_ = e.Flush()
 		if version >= 1<<8|38 {
 			features, err := d.texts()
 			if err != nil || len(features) != 0 {
 				return
 			}
-			e.texts([]string{"realisation-with-path-not-hash"})
-			_ = e.w.Flush()
+			e.Texts([]string{"realisation-with-path-not-hash"})
+			_ = e.Flush()
 		}
 		_, _ = d.number()
 		_, _ = d.number()
-		e.text("2.99-peer")
+		e.Text("2.99-peer")
 		if version >= 1<<8|35 {
-			e.number(uint64(trustNotTrusted))
+			e.Number(uint64(trustNotTrusted))
 		}
-		e.number(msgLast)
-		_ = e.w.Flush()
+		e.Number(msgLast)
+		_ = e.Flush()
 		serve(d, e)
 	}()
 	return NewConn(t.Context(), ours, ConnOptions{})
@@ -202,7 +203,7 @@ func peer(t *testing.T, version protocolVersion, serve func(d decoder, e encoder
 
 func TestHandshakeWithEachVersion(t *testing.T) {
 	for version, want := range map[protocolVersion]string{1<<8 | 34: "1.34", 1<<8 | 35: "1.35", 1<<8 | 37: "1.37", 1<<8 | 38: "1.38", 1<<8 | 40: "1.38"} {
-		c, err := peer(t, version, func(decoder, encoder) {})
+		c, err := peer(t, version, func(decoder, wire.Encoder) {})
 		if err != nil {
 			t.Fatal(version, err)
 		}
@@ -215,10 +216,10 @@ func TestHandshakeWithEachVersion(t *testing.T) {
 		}
 	}
 	var tooOld *VersionError
-	if _, err := peer(t, 1<<8|33, func(decoder, encoder) {}); !errors.As(err, &tooOld) || tooOld.Hint() == "" {
+	if _, err := peer(t, 1<<8|33, func(decoder, wire.Encoder) {}); !errors.As(err, &tooOld) || tooOld.Hint() == "" {
 		t.Error(err)
 	}
-	if _, err := peer(t, 2<<8|40, func(decoder, encoder) {}); !errors.As(err, &tooOld) {
+	if _, err := peer(t, 2<<8|40, func(decoder, wire.Encoder) {}); !errors.As(err, &tooOld) {
 		t.Error(err)
 	}
 }
@@ -254,12 +255,12 @@ func TestHandshakeWithASilentPeerEndsWithTheContext(t *testing.T) {
 }
 
 func TestProtocolFaultClosesTheConnection(t *testing.T) {
-	c, err := peer(t, maxVersion, func(d decoder, e encoder) {
+	c, err := peer(t, maxVersion, func(d decoder, e wire.Encoder) {
 		_, _ = d.number()
 		_, _ = d.text(1000)
-		e.number(msgLast)
-		e.number(3)
-		_ = e.w.Flush()
+		e.Number(msgLast)
+		e.Number(3)
+		_ = e.Flush()
 		_, _ = d.number()
 	})
 	if err != nil {
@@ -278,7 +279,7 @@ func TestProtocolFaultClosesTheConnection(t *testing.T) {
 
 func TestLostConnectionIsReportedToAllCalls(t *testing.T) {
 	release := make(chan struct{})
-	c, err := peer(t, maxVersion, func(d decoder, _ encoder) {
+	c, err := peer(t, maxVersion, func(d decoder, _ wire.Encoder) {
 		for range 3 {
 			_, _ = d.number()
 			_, _ = d.text(1000)
@@ -305,7 +306,7 @@ func TestLostConnectionIsReportedToAllCalls(t *testing.T) {
 // A daemon may print more than the pipe holds while it is being written to. Both sides would wait for
 // each other if replies were read only after the request.
 func TestLogsDuringAnUploadDoNotBlock(t *testing.T) {
-	c, err := peer(t, maxVersion, func(d decoder, e encoder) {
+	c, err := peer(t, maxVersion, func(d decoder, e wire.Encoder) {
 		for {
 			n, err := d.number()
 			if err != nil {
@@ -316,9 +317,9 @@ func TestLogsDuringAnUploadDoNotBlock(t *testing.T) {
 			}
 		}
 		for range 1000 {
-			e.number(msgNext)
-			e.text(strings.Repeat("log ", 1000))
-			_ = e.w.Flush()
+			e.Number(msgNext)
+			e.Text(strings.Repeat("log ", 1000))
+			_ = e.Flush()
 		}
 		_, _ = io.Copy(io.Discard, d.r)
 	})
@@ -350,20 +351,20 @@ func (r *endless) Read(data []byte) (int, error) {
 }
 
 func FuzzReply(f *testing.F) {
-	f.Add(encode(f, func(e encoder) { encodeError(e, "message", "trace") }))
-	f.Add(encode(f, func(e encoder) {
-		e.number(msgNext)
-		e.text("line")
-		e.number(msgLast)
-		e.flag(true)
-		e.text("")
-		e.text(hex.EncodeToString(make([]byte, 32)))
-		e.texts([]string{helloText})
-		e.number(1)
-		e.number(100)
-		e.flag(true)
-		e.texts([]string{"k:c2ln"})
-		e.text("fixed:r:sha256:0")
+	f.Add(encode(f, func(e wire.Encoder) { encodeError(e, "message", "trace") }))
+	f.Add(encode(f, func(e wire.Encoder) {
+		e.Number(msgNext)
+		e.Text("line")
+		e.Number(msgLast)
+		e.Flag(true)
+		e.Text("")
+		e.Text(hex.EncodeToString(make([]byte, 32)))
+		e.Texts([]string{helloText})
+		e.Number(1)
+		e.Number(100)
+		e.Flag(true)
+		e.Texts([]string{"k:c2ln"})
+		e.Text("fixed:r:sha256:0")
 	}))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		d := decode(data)
@@ -382,15 +383,15 @@ func FuzzReply(f *testing.F) {
 		if err != nil {
 			return
 		}
-		again := encode(t, func(e encoder) {
-			e.path(info.Deriver)
-			e.text(hex.EncodeToString(info.NarHash[:]))
-			e.paths(info.References)
-			e.number(0)
-			e.number(info.NarSize)
-			e.flag(false)
-			e.texts(info.Signatures)
-			e.text(info.CA)
+		again := encode(t, func(e wire.Encoder) {
+			e.Path(info.Deriver)
+			e.Text(hex.EncodeToString(info.NarHash[:]))
+			e.Paths(info.References)
+			e.Number(0)
+			e.Number(info.NarSize)
+			e.Flag(false)
+			e.Texts(info.Signatures)
+			e.Text(info.CA)
 		})
 		back, err := decode(again).info(path)
 		if err != nil {

@@ -13,6 +13,7 @@ import (
 	"io"
 
 	"fleet/closure/storepath"
+	"fleet/closure/wire"
 )
 
 const (
@@ -59,14 +60,14 @@ func (e *SourceError) Unwrap() error { return e.Err }
 // Conn is a connection to a server. Its methods are not to be called at the same time, but for Close.
 type Conn struct {
 	rw  io.ReadWriteCloser
-	enc encoder
+	enc wire.Encoder
 	dec decoder
 }
 
 // NewConn shakes hands with a server over rw, and owns it from then on: it is closed after an error, and by [Conn.Close]. Closing rw must make its Read and
 // Write return. ctx bounds the handshake.
 func NewConn(ctx context.Context, rw io.ReadWriteCloser) (*Conn, error) {
-	c := &Conn{rw: rw, enc: encoder{bufio.NewWriterSize(rw, bufferSize)}, dec: decoder{bufio.NewReaderSize(rw, bufferSize)}}
+	c := &Conn{rw: rw, enc: wire.Encoder{Writer: bufio.NewWriterSize(rw, bufferSize)}, dec: decoder{bufio.NewReaderSize(rw, bufferSize)}}
 	if err := c.during(ctx, c.handshake); err != nil {
 		return nil, err
 	}
@@ -92,8 +93,8 @@ func (c *Conn) during(ctx context.Context, work func() error) error {
 }
 
 func (c *Conn) handshake() error {
-	c.enc.number(clientMagic)
-	c.enc.number(maxVersion)
+	c.enc.Number(clientMagic)
+	c.enc.Number(maxVersion)
 	if err := c.enc.Flush(); err != nil {
 		return ended(err)
 	}
@@ -133,10 +134,10 @@ type QueryOptions struct {
 // QueryValidPaths returns those of paths that are valid, in no order.
 func (c *Conn) QueryValidPaths(ctx context.Context, paths []storepath.Path, opts QueryOptions) (valid []storepath.Path, err error) {
 	err = c.during(ctx, func() error {
-		c.enc.number(cmdQueryValidPaths)
-		c.enc.flag(opts.Lock)
-		c.enc.flag(opts.Substitute)
-		c.enc.paths(paths)
+		c.enc.Number(cmdQueryValidPaths)
+		c.enc.Flag(opts.Lock)
+		c.enc.Flag(opts.Substitute)
+		c.enc.Paths(paths)
 		if err := c.enc.Flush(); err != nil {
 			return ended(err)
 		}
@@ -223,7 +224,7 @@ func (c *Conn) replies(infos []storepath.Info, added func(storepath.Info)) error
 
 func (c *Conn) send(infos []storepath.Info, nar func(storepath.Info, io.Writer) error) error {
 	for _, info := range infos {
-		c.enc.add(info)
+		writeAdd(c.enc, info)
 		w := &sizedWriter{w: c.enc, left: info.NarSize}
 		err := nar(info, w)
 		switch {

@@ -8,6 +8,7 @@ import (
 	"io"
 
 	"fleet/closure/storepath"
+	"fleet/closure/wire"
 )
 
 // maxPathText bounds a store path's text, in bytes. It is far above what a real one has.
@@ -22,51 +23,19 @@ func fault(format string, args ...any) error {
 	return &FaultError{Reason: fmt.Sprintf(format, args...)}
 }
 
-// encoder writes the primitives of the protocol (libutil/serialise.cc). Its errors are those of the buffered writer, which are sticky.
-type encoder struct{ *bufio.Writer }
-
-func (e encoder) number(value uint64) {
-	_, _ = e.Write(binary.LittleEndian.AppendUint64(e.AvailableBuffer(), value))
-}
-
-func (e encoder) flag(value bool) {
-	if value {
-		e.number(1)
-	} else {
-		e.number(0)
-	}
-}
-
-func (e encoder) text(value string) {
-	const zeros = "\x00\x00\x00\x00\x00\x00\x00"
-	e.number(uint64(len(value)))
-	_, _ = e.WriteString(value)
-	_, _ = e.WriteString(zeros[:-len(value)&7])
-}
-
-func (e encoder) paths(paths []storepath.Path) {
-	e.number(uint64(len(paths)))
-	for _, p := range paths {
-		e.text(p.String())
-	}
-}
-
-// add writes the request to add a path, without its NAR, which follows.
-func (e encoder) add(info storepath.Info) {
-	e.number(cmdAddToStoreNar)
-	e.text(info.Path.String())
-	e.text(info.Deriver.String())
-	e.text(hex.EncodeToString(info.NarHash[:]))
-	e.paths(info.References)
+// writeAdd writes the request to add a path, without its NAR, which follows.
+func writeAdd(e wire.Encoder, info storepath.Info) {
+	e.Number(cmdAddToStoreNar)
+	e.Text(info.Path.String())
+	e.Text(info.Deriver.String())
+	e.Text(hex.EncodeToString(info.NarHash[:]))
+	e.Paths(info.References)
 	// Registered now, and not built there.
-	e.number(0)
-	e.number(info.NarSize)
-	e.flag(false)
-	e.number(uint64(len(info.Signatures)))
-	for _, signature := range info.Signatures {
-		e.text(signature)
-	}
-	e.text(info.CA)
+	e.Number(0)
+	e.Number(info.NarSize)
+	e.Flag(false)
+	e.Texts(info.Signatures)
+	e.Text(info.CA)
 }
 
 // decoder reads the primitives. Each length is checked before memory is taken for it.
