@@ -22,8 +22,10 @@ const (
 	batchTarget = 6 << 20
 	// pathWeight is what a path counts beside its NAR, and baseWeight one with a base: making and taking a path takes time however small it is, and many tiny ones in one
 	// unit would leave all other workers without work.
-	pathWeight = 4 << 10
-	baseWeight = 16 << 10
+	pathWeight = 8 << 10
+	baseWeight = 48 << 10
+	// batchBased is how many paths with a base a batch has at most, for the same reason.
+	batchBased = 256
 )
 
 // NAR returns how many bytes of NARs the unit describes.
@@ -70,17 +72,21 @@ type layout struct {
 	// batch are the small paths that wait, with pending by name.
 	batch      []Item
 	pending    map[storepath.Path]bool
+	based      int
 	nar, names uint64
 }
 
 func (l *layout) small(item Item) {
 	// What the path may add to the names of a unit: itself, its base, its references and their predecessors.
 	names := 2 + 2*uint64(len(item.Info.References)) + uint64(len(item.Refs)) + uint64(len(item.Info.Signatures))
-	if len(l.batch) == maxBatch || l.nar+item.Info.NarSize > maxBatchNAR || l.names+names > maxHashes/2 {
+	if len(l.batch) == maxBatch || l.based == batchBased || l.nar+item.Info.NarSize > maxBatchNAR || l.names+names > maxHashes/2 {
 		l.cut()
 	}
 	l.batch = append(l.batch, item)
 	l.pending[item.Info.Path] = true
+	if !item.Base.Path.IsZero() {
+		l.based++
+	}
 	l.nar += item.Info.NarSize
 	l.names += names
 	if last(item) {
@@ -93,7 +99,7 @@ func (l *layout) cut() {
 		return
 	}
 	l.specs = append(l.specs, Spec{Items: l.batch})
-	l.batch, l.nar, l.names = nil, 0, 0
+	l.batch, l.based, l.nar, l.names = nil, 0, 0, 0
 	clear(l.pending)
 }
 

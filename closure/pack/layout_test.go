@@ -91,6 +91,24 @@ func TestTwoHostsThatMissAlmostTheSameShareMostUnits(t *testing.T) {
 	}
 }
 
+func TestManyTinyPathsAreWorkForSeveral(t *testing.T) {
+	w := newWorld(11)
+	items := make([]Item, 1500)
+	for i := range items {
+		path := w.path("unit-some.service")
+		items[i] = Item{Info: storepath.Info{Path: path, NarSize: 500}, Base: storepath.Info{Path: w.path("unit-some.service"), NarSize: 500}}
+	}
+	specs := Layout(items)
+	for _, spec := range specs {
+		if len(spec.Items) > batchBased {
+			t.Errorf("%d paths with a base in one batch", len(spec.Items))
+		}
+	}
+	if len(specs) > 40 {
+		t.Errorf("%d batches for %d paths", len(specs), len(items))
+	}
+}
+
 func TestABatchEndsBeforeALargePathThatRefersToIt(t *testing.T) {
 	w := newWorld(3)
 	small := Item{Info: storepath.Info{Path: w.path("small"), NarSize: 500}}
