@@ -4,7 +4,7 @@ VERSION := $(shell cat VERSION)
 GO_FILES := $(shell git ls-files --cached --others --exclude-standard '*.go' 2>/dev/null) go.mod go.sum VERSION
 TESTBED := bin/testbed -repo .
 
-.PHONY: build setup demo demo-down check check-lint check-go check-faults check-race check-nix check-cluster check-vm bench bench-full soak fuzz clean
+.PHONY: build setup demo demo-down check check-lint check-go check-faults check-filesystems check-race check-nix check-cluster check-vm bench bench-full soak fuzz clean
 
 build: bin/fleet-helper
 
@@ -27,7 +27,7 @@ demo: setup build bin/testbed
 demo-down: bin/testbed
 	@$(TESTBED) -lab demo down
 
-check: setup build check-lint check-go check-faults check-nix check-cluster
+check: setup build check-lint check-go check-faults check-filesystems check-nix check-cluster
 
 check-lint:
 	@checks/lint
@@ -38,6 +38,11 @@ check-go:
 # Ends the guard and its workers, or the power, at every step of every kind of transaction.
 check-faults:
 	go test -tags faults -count=1 -timeout 30m -run EveryStep ./push/agent
+
+# The direct import, with all stores on file systems whose files can share contents.
+check-filesystems:
+	FLEET_REQUIRE_ALL=1 FLEET_DIRECT_FILESYSTEM=btrfs go test -short -count=1 ./closure/direct
+	FLEET_REQUIRE_ALL=1 FLEET_DIRECT_FILESYSTEM=xfs go test -short -count=1 ./closure/direct
 
 check-race:
 	FLEET_REQUIRE_ALL=1 CGO_ENABLED=1 go test -race ./...

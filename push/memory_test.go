@@ -351,7 +351,7 @@ func (h *memoryHost) missing(params proto.MissingRequest) (result proto.MissingR
 }
 
 // Path implements [pack.Sink].
-func (h *memoryHost) Path(_ context.Context, info storepath.Info, nar io.Reader) error {
+func (h *memoryHost) Path(_ context.Context, info storepath.Info, _ storepath.Path, nar io.Reader) error {
 	data, err := io.ReadAll(nar)
 	if err != nil {
 		return err

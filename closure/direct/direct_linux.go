@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -34,6 +35,9 @@ type Options struct {
 	Protected bool
 	// LockTimeout is how long another process may hold the lock of a path that we want; zero means 10 minutes.
 	LockTimeout time.Duration
+	// Base returns a valid path that has much in common with one that is imported, or the zero Path. Where the file system can do it, the new path shares what is
+	// equal in files of the same name; what it contains is its NAR in any case. It is called by Import. Nil stands for no such paths.
+	Base func(storepath.Path) storepath.Path
 	// Done is told of each path once it is registered, in that order, from one goroutine.
 	Done func(storepath.Path)
 }
@@ -70,6 +74,8 @@ type Importer struct {
 	workers sync.WaitGroup
 	store   store
 	tasks   *tasks
+	// cloneRefused is that of all cloners.
+	cloneRefused atomic.Bool
 
 	// importing is held by Import and Close. inline extracts the NARs that are streamed; it is nil until the store is open.
 	importing sync.Mutex
@@ -101,6 +107,9 @@ func New(ctx context.Context, opts Options) *Importer {
 	if opts.Program == "" {
 		opts.Program = defaultProgram
 	}
+	if opts.Base == nil {
+		opts.Base = func(storepath.Path) storepath.Path { return storepath.Path{} }
+	}
 	if opts.Done == nil {
 		opts.Done = func(storepath.Path) {}
 	}
@@ -130,7 +139,7 @@ func (im *Importer) Import(info closure.PathInfo, nar io.Reader) error {
 	if err := im.start(); err != nil {
 		return im.fail(err)
 	}
-	t, err := im.tasks.begin(info)
+	t, err := im.tasks.begin(info, im.opts.Base(info.Path))
 	if err != nil {
 		return im.fail(err)
 	}
@@ -195,7 +204,8 @@ func (im *Importer) start() error {
 	if err := im.store.open(im.ctx); err != nil {
 		return err
 	}
-	im.inline = newExtractor(im.store.folder)
+	im.cloneRefused.Store(!canClone(im.store.folder))
+	im.inline = im.newExtractor()
 	for range im.opts.Workers {
 		im.workers.Go(im.work)
 	}
@@ -203,9 +213,13 @@ func (im *Importer) start() error {
 	return nil
 }
 
+func (im *Importer) newExtractor() *extractor {
+	return newExtractor(im.store.folder, &cloner{store: im.store.folder, refused: &im.cloneRefused})
+}
+
 // work extracts the NARs of the queue.
 func (im *Importer) work() {
-	e := newExtractor(im.store.folder)
+	e := im.newExtractor()
 	for job := range im.queue {
 		_ = im.add(e, job.task, bytes.NewReader(job.data))
 		im.free(job)
@@ -300,7 +314,7 @@ func (im *Importer) fill(e *extractor, t *task, nar io.Reader) (taskState, error
 			return failed, &PathError{Path: t.info.Path, Err: err}
 		}
 	}
-	if err := e.extract(im.ctx, t.info, nar); err != nil {
+	if err := e.extract(im.ctx, t.info, t.base, nar); err != nil {
 		return failed, err
 	}
 	return extracted, nil

@@ -12,6 +12,9 @@
 //
 // So a crash at any moment leaves what a crash of Nix leaves: things at the place of an invalid path, which whoever comes next removes.
 //
+// Where Options.Base names paths that are much like new ones, and the store is on btrfs or xfs, files of the same name share what is equal. The NAR is
+// compared with the base byte for byte, so nothing depends on what the base holds. It is for paths of whose files most blocks are where they were; what has moved is written.
+//
 // The daemon is asked for what is its own: roots, validity, and signatures, which --load-db cannot set. Paths with a content address, and derivations,
 // go through the daemon as a whole, since the database keeps more of them than --load-db knows. What --load-db has registered is
 // compared with what was meant, through the daemon.

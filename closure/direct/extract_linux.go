@@ -35,18 +35,19 @@ func (e *PathError) Unwrap() error { return e.Err }
 type extractor struct {
 	buffer *bufio.Reader
 	store  int
+	cloner *cloner
 }
 
-func newExtractor(store int) *extractor {
-	return &extractor{buffer: bufio.NewReaderSize(nil, extractBuffer), store: store}
+func newExtractor(store int, cloner *cloner) *extractor {
+	return &extractor{buffer: bufio.NewReaderSize(nil, extractBuffer), store: store, cloner: cloner}
 }
 
-// extract makes the path, which must not exist, from its NAR. When it fails, nothing of it is left. The error is a [*closure.CorruptError]
-// where the NAR is not the one of info, and else a [*PathError], or that of r or ctx.
-func (e *extractor) extract(ctx context.Context, info closure.PathInfo, r io.Reader) error {
+// extract makes the path, which must not exist, from its NAR. Files share with those of base what they can, where it is not the zero Path. When it fails, nothing
+// of it is left. The error is a [*closure.CorruptError] where the NAR is not the one of info, and else a [*PathError], or that of r or ctx.
+func (e *extractor) extract(ctx context.Context, info closure.PathInfo, base storepath.Path, r io.Reader) error {
 	source := &contextReader{ctx: ctx, r: closure.VerifyReader(info, r)}
 	e.buffer.Reset(source)
-	t := &tree{ctx: ctx, store: e.store, base: info.Path.Base(), left: func() uint64 {
+	t := &tree{ctx: ctx, store: e.store, root: info.Path.Base(), base: base, cloner: e.cloner, left: func() uint64 {
 		return info.NarSize - source.count + uint64(e.buffer.Buffered())
 	}}
 	err := e.parse(t)
@@ -59,7 +60,7 @@ func (e *extractor) extract(ctx context.Context, info closure.PathInfo, r io.Rea
 	}
 	err = e.explain(info, source, err)
 	if t.made {
-		err = errors.Join(err, removeTree(e.store, t.base))
+		err = errors.Join(err, removeTree(e.store, t.root))
 	}
 	return err
 }
@@ -122,8 +123,11 @@ func (r *contextReader) Read(data []byte) (int, error) {
 type tree struct {
 	ctx   context.Context
 	store int
-	// base is the root's name in the store.
-	base string
+	// root is the root's name in the store.
+	root string
+	// base is the path whose files the cloner may use.
+	base   storepath.Path
+	cloner *cloner
 	// left is how many bytes of the NAR are left.
 	left func() uint64
 	// open are the folders that are being filled, from the root on.
@@ -145,7 +149,7 @@ func (t *tree) at(path string) (dir int, name string, err error) {
 		return -1, "", context.Cause(t.ctx)
 	}
 	if path == "" {
-		return t.store, t.base, nil
+		return t.store, t.root, nil
 	}
 	parent := ""
 	name = path
@@ -168,7 +172,7 @@ func (t *tree) leave() error {
 	if closeErr := unix.Close(last.fd); err == nil {
 		err = closeErr
 	}
-	dir, name := t.store, t.base
+	dir, name := t.store, t.root
 	if last.path != "" {
 		dir, name = t.open[len(t.open)-1].fd, last.path[strings.LastIndexByte(last.path, '/')+1:]
 	}
@@ -225,7 +229,11 @@ func (t *tree) File(path string, executable bool, size uint64, contents io.Reade
 		return nodeError("make file", path, err)
 	}
 	t.made = true
-	err = fill(fd, contents, mode)
+	err = t.write(fd, path, size, contents)
+	if err == nil {
+		// Once more, since the process may have a umask.
+		err = unix.Fchmod(fd, mode)
+	}
 	if closeErr := unix.Close(fd); err == nil {
 		err = nodeError("close", "", closeErr)
 	}
@@ -235,12 +243,13 @@ func (t *tree) File(path string, executable bool, size uint64, contents io.Reade
 	return nodeError("write file", path, err)
 }
 
-// fill writes the contents. The mode is set once more, since the process may have a umask.
-func fill(fd int, contents io.Reader, mode uint32) error {
-	if _, err := io.Copy(descriptor(fd), contents); err != nil {
+// write writes the contents of the new file at path.
+func (t *tree) write(fd int, path string, size uint64, contents io.Reader) error {
+	if err := t.cloner.share(fd, t.base, path, size, contents); err != nil {
 		return err
 	}
-	return unix.Fchmod(fd, mode)
+	_, err := io.Copy(descriptor(fd), contents)
+	return err
 }
 
 // descriptor writes to a file descriptor.

@@ -7,11 +7,13 @@ import (
 	"crypto/sha256"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"fleet/closure"
+	"fleet/closure/storepath"
 )
 
 // FuzzExtract extracts NARs with the right hash and hostile contents: nothing may appear beside the path, and nothing is left after an error.
@@ -34,7 +36,7 @@ func FuzzExtract(f *testing.F) {
 		}
 		defer unix.Close(fd)
 		info := closure.PathInfo{Path: path, NarHash: sha256.Sum256(archive), NarSize: uint64(len(archive))}
-		err = newExtractor(fd).extract(t.Context(), info, bytes.NewReader(archive))
+		err = newExtractor(fd, &cloner{store: fd, refused: new(atomic.Bool)}).extract(t.Context(), info, storepath.Path{}, bytes.NewReader(archive))
 		names, _ := filepath.Glob(filepath.Join(outer, "*"))
 		inside, _ := filepath.Glob(filepath.Join(store, "*"))
 		if len(names) != 1 || len(inside) > 1 || (err != nil) != (len(inside) == 0) {

@@ -27,6 +27,8 @@ mount -t tmpfs -o mode=0755 tests /nix
 exec "$@"`
 	// onDisk names a folder in which the stores of benchmarks are; they are in memory where it is not set. Whoever sets it removes what is left in it.
 	onDisk = "FLEET_DIRECT_DISK"
+	// onFileSystem is btrfs or xfs where the stores of all tests are to be on such a file system of their own; they are in memory where it is not set.
+	onFileSystem = "FLEET_DIRECT_FILESYSTEM"
 )
 
 // TestMain runs the tests where /nix is theirs.
@@ -68,12 +70,10 @@ func runWithOwnStore() int {
 // machineStore mounts an empty store at /nix until the test ends. Options are those of tmpfs.
 func machineStore(t testing.TB, options string) {
 	t.Helper()
-	storetest.RequireNix(t)
-	if os.Geteuid() != 0 {
-		if os.Getenv("FLEET_REQUIRE_ALL") == "1" {
-			t.Fatal("root is needed")
-		}
-		t.Skip("root is needed")
+	requireStore(t)
+	if kind := os.Getenv(onFileSystem); kind != "" {
+		diskStore(t, kind, options)
+		return
 	}
 	source, fs, flags := "tests", "tmpfs", uintptr(0)
 	if dir := os.Getenv(onDisk); dir != "" && options == "" {
@@ -89,6 +89,21 @@ func machineStore(t testing.TB, options string) {
 	if err := unix.Mount(source, "/nix", fs, flags, options); err != nil {
 		t.Fatal(err)
 	}
+	initStore(t)
+}
+
+// requireStore skips the test where there can be no store of its own.
+func requireStore(t testing.TB) {
+	t.Helper()
+	storetest.RequireNix(t)
+	if os.Geteuid() != 0 {
+		lacking(t, "root is needed")
+	}
+}
+
+// initStore makes a store of what was mounted at /nix, which is unmounted when the test ends.
+func initStore(t testing.TB) {
+	t.Helper()
 	t.Cleanup(func() {
 		if err := unix.Unmount("/nix", unix.MNT_DETACH); err != nil {
 			t.Error(err)
@@ -100,6 +115,15 @@ func machineStore(t testing.TB, options string) {
 		}
 	}
 	nix(t, "--init")
+}
+
+// lacking skips a test for want of something, or fails it where nothing may be wanting.
+func lacking(t testing.TB, what ...any) {
+	t.Helper()
+	if os.Getenv("FLEET_REQUIRE_ALL") == "1" {
+		t.Fatal(what...)
+	}
+	t.Skip(what...)
 }
 
 // nix runs nix-store on the machine's store.

@@ -13,6 +13,8 @@ import (
 // task is one path of an import.
 type task struct {
 	info closure.PathInfo
+	// base is a path that has much in common with it, or the zero Path.
+	base storepath.Path
 	// refs are the other paths of this import that it refers to.
 	refs  []*task
 	state taskState
@@ -69,13 +71,13 @@ func (s *tasks) wake() {
 }
 
 // begin makes a path one of the import.
-func (s *tasks) begin(info closure.PathInfo) (*task, error) {
+func (s *tasks) begin(info closure.PathInfo, base storepath.Path) (*task, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, twice := s.byPath[info.Path]; twice {
 		return nil, fmt.Errorf("import %q: the path came before", info.Path)
 	}
-	t := &task{info: info, state: active, over: make(chan struct{})}
+	t := &task{info: info, base: base, state: active, over: make(chan struct{})}
 	for _, ref := range info.References {
 		if before := s.byPath[ref]; before != nil {
 			t.refs = append(t.refs, before)

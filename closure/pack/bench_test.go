@@ -189,7 +189,7 @@ func (w *countingWriter) Write(data []byte) (int, error) {
 // discard is a sink that reads and forgets.
 type discard struct{}
 
-func (discard) Path(_ context.Context, _ storepath.Info, nar io.Reader) error {
+func (discard) Path(_ context.Context, _ storepath.Info, _ storepath.Path, nar io.Reader) error {
 	_, err := io.Copy(io.Discard, nar)
 	return err
 }

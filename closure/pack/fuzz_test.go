@@ -16,7 +16,7 @@ type careful struct {
 	paths int
 }
 
-func (c *careful) Path(_ context.Context, info storepath.Info, nar io.Reader) error {
+func (c *careful) Path(_ context.Context, info storepath.Info, _ storepath.Path, nar io.Reader) error {
 	n, err := io.Copy(io.Discard, nar)
 	if uint64(n) > info.NarSize || err == nil && uint64(n) < info.NarSize || info.Path.IsZero() {
 		c.t.Errorf("%d bytes of %q, which has %d: %v", n, info.Path, info.NarSize, err)

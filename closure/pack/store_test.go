@@ -62,13 +62,16 @@ func (s *store) add(path storepath.Path, data []byte, refs ...storepath.Path) st
 type remember struct {
 	*store
 	infos []storepath.Info
+	bases map[storepath.Path]storepath.Path
 }
 
 var errHash = errors.New("the NAR has another hash")
 
-func newRemember() *remember { return &remember{store: newStore()} }
+func newRemember() *remember {
+	return &remember{store: newStore(), bases: make(map[storepath.Path]storepath.Path)}
+}
 
-func (r *remember) Path(_ context.Context, info storepath.Info, nar io.Reader) error {
+func (r *remember) Path(_ context.Context, info storepath.Info, base storepath.Path, nar io.Reader) error {
 	data, err := io.ReadAll(nar)
 	if err != nil {
 		return err
@@ -79,6 +82,7 @@ func (r *remember) Path(_ context.Context, info storepath.Info, nar io.Reader) e
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.nars[info.Path] = data
+	r.bases[info.Path] = base
 	r.infos = append(r.infos, info)
 	return nil
 }

@@ -17,9 +17,10 @@ import (
 )
 
 // Sink takes NARs one after the other, references first. Path returns once it has read nar to its end, or with an error. It
-// verifies what it reads: nobody has before. Reading fails where the NAR cannot be completed.
+// verifies what it reads: nobody has before. Reading fails where the NAR cannot be completed. base is
+// the path by which the NAR, or parts of it, were described, or the zero Path.
 type Sink interface {
-	Path(ctx context.Context, info storepath.Info, nar io.Reader) error
+	Path(ctx context.Context, info storepath.Info, base storepath.Path, nar io.Reader) error
 }
 
 // Unpacker takes the units of one push in order. It must not be used concurrently.
@@ -171,7 +172,11 @@ func (u *Unpacker) batch(raw []byte) error {
 			return err
 		}
 		rest = left
-		if err := u.sink.Path(u.ctx, e.info, bytes.NewReader(nar)); err != nil {
+		base := e.base
+		if e.body == bodyPlain {
+			base = storepath.Path{}
+		}
+		if err := u.sink.Path(u.ctx, e.info, base, bytes.NewReader(nar)); err != nil {
 			return &PathError{e.info.Path, err}
 		}
 	}
@@ -351,7 +356,7 @@ func (u *Unpacker) start(e entry) *largePath {
 		_ = reader.CloseWithError(cause)
 	})
 	go func() {
-		err := u.sink.Path(u.ctx, e.info, reader)
+		err := u.sink.Path(u.ctx, e.info, e.base, reader)
 		_ = reader.CloseWithError(errUnread)
 		l.done <- err
 	}()

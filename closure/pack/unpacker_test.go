@@ -46,6 +46,18 @@ func makePush(t testing.TB) push {
 	return p
 }
 
+func TestASinkIsToldOfBases(t *testing.T) {
+	p, sink := makePush(t), newRemember()
+	if err := unpackAll(p, sink, p.units); err != nil {
+		t.Fatal(err)
+	}
+	for _, item := range p.items {
+		if got := sink.bases[item.Info.Path]; got != item.Base.Path {
+			t.Errorf("%q: %q, not %q", item.Info.Path, got, item.Base.Path)
+		}
+	}
+}
+
 func (p push) order(numbers ...int) []Unit {
 	var units []Unit
 	for _, n := range numbers {
@@ -95,12 +107,12 @@ type strictSink struct {
 	began, ended int
 }
 
-func (s *strictSink) Path(ctx context.Context, info storepath.Info, nar io.Reader) error {
+func (s *strictSink) Path(ctx context.Context, info storepath.Info, base storepath.Path, nar io.Reader) error {
 	if s.began != s.ended {
 		return errors.New("two paths at once")
 	}
 	s.began++
-	err := s.remember.Path(ctx, info, nar)
+	err := s.remember.Path(ctx, info, base, nar)
 	s.ended++
 	return err
 }
@@ -139,7 +151,7 @@ func TestAnyChangedByteOfAUnitIsNoticed(t *testing.T) {
 // own is a sink that keeps no more of a path than its name, and takes those alone whose contents are right.
 type own struct{ paths []storepath.Info }
 
-func (o *own) Path(_ context.Context, info storepath.Info, nar io.Reader) error {
+func (o *own) Path(_ context.Context, info storepath.Info, _ storepath.Path, nar io.Reader) error {
 	sum := sha256.New()
 	n, err := io.Copy(sum, nar)
 	if err == nil && (uint64(n) != info.NarSize || [sha256.Size]byte(sum.Sum(nil)) != info.NarHash) {
@@ -337,7 +349,7 @@ type failing struct {
 	ended int
 }
 
-func (f *failing) Path(_ context.Context, info storepath.Info, nar io.Reader) error {
+func (f *failing) Path(_ context.Context, info storepath.Info, _ storepath.Path, nar io.Reader) error {
 	defer func() { f.ended++ }()
 	if info.Path != f.path {
 		_, err := io.Copy(io.Discard, nar)
@@ -406,7 +418,7 @@ func TestCloseEndsALargePath(t *testing.T) {
 // stuck is a sink that waits for the context's end.
 type stuck struct{ began chan struct{} }
 
-func (s stuck) Path(ctx context.Context, info storepath.Info, nar io.Reader) error {
+func (s stuck) Path(ctx context.Context, info storepath.Info, _ storepath.Path, nar io.Reader) error {
 	if info.NarSize <= SmallNAR {
 		return nil
 	}

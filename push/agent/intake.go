@@ -37,9 +37,15 @@ type intake struct {
 	unprotected error
 
 	mu sync.Mutex
-	// begun are the sizes of the paths that were given to the store and are not registered yet.
-	begun  map[storepath.Path]uint64
+	// begun are the paths that were given to the store and are not registered yet.
+	begun  map[storepath.Path]begunPath
 	result proto.ImportResult
+}
+
+// begunPath is what is known of a path while it is imported: its size, and the base that was agreed on, or the zero Path.
+type begunPath struct {
+	size uint64
+	base storepath.Path
 }
 
 // pathImporter takes paths, references first: [closure.Importer] or [direct.Importer].
@@ -51,7 +57,7 @@ type pathImporter interface {
 
 // openIntake makes an intake. The end of ctx ends the taking of units; what is complete is registered nevertheless, until the session ends.
 func (s *session) openIntake(ctx context.Context, req proto.ImportRequest, registered func(storepath.Path)) *intake {
-	in := &intake{session: s, registered: registered, begun: make(map[storepath.Path]uint64)}
+	in := &intake{session: s, registered: registered, begun: make(map[storepath.Path]begunPath)}
 	// What was protected may not be any more: another push may have given a full store its space back, or a daemon may have died.
 	_, in.unprotected = s.protect(ctx, nil)
 	in.store = s.openImport(s.ctx, req, in)
@@ -62,7 +68,7 @@ func (s *session) openIntake(ctx context.Context, req proto.ImportRequest, regis
 // openImport chooses who imports. Without the daemon it is faster by as much as is imported, and begins later. The session protects the paths in any case.
 func (s *session) openImport(ctx context.Context, req proto.ImportRequest, in *intake) pathImporter {
 	if req.Bytes >= directBytes && s.host.StoreRoot == "" && s.mayImportDirectly(ctx) {
-		return direct.New(ctx, direct.Options{Memory: importMemory, Protected: true, Done: in.done})
+		return direct.New(ctx, direct.Options{Memory: importMemory, Protected: true, Base: in.base, Done: in.done})
 	}
 	return closure.NewImporter(ctx, closure.ImportOptions{
 		Open: in.connect, Release: s.giveBack, SkipSignatures: true, Connections: importConnections, Memory: importMemory, Done: in.done,
@@ -136,7 +142,7 @@ func (e *storeError) Error() string { return e.err.Error() }
 func (e *storeError) Unwrap() error { return e.err }
 
 // Path implements [pack.Sink]: it protects a path, checks the form of its NAR, and hands it to the store, which checks its hash.
-func (in *intake) Path(ctx context.Context, info storepath.Info, archive io.Reader) error {
+func (in *intake) Path(ctx context.Context, info storepath.Info, base storepath.Path, archive io.Reader) error {
 	if in.unprotected != nil {
 		return &storeError{in.unprotected}
 	}
@@ -146,8 +152,11 @@ func (in *intake) Path(ctx context.Context, info storepath.Info, archive io.Read
 	if err := in.session.awaitSubstituted(ctx, info.References); err != nil {
 		return &storeError{err}
 	}
+	if _, accepted := in.session.base(base); !accepted {
+		base = storepath.Path{}
+	}
 	in.mu.Lock()
-	in.begun[info.Path] = info.NarSize
+	in.begun[info.Path] = begunPath{info.NarSize, base}
 	in.mu.Unlock()
 	if whole, ok := archive.(io.ReadSeeker); ok {
 		return in.small(info, whole)
@@ -192,12 +201,19 @@ func (in *intake) give(info storepath.Info, archive io.Reader) error {
 	return nil
 }
 
+// base is the base of a path that was given to the store.
+func (in *intake) base(path storepath.Path) storepath.Path {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.begun[path].base
+}
+
 // done notes a path that is registered.
 func (in *intake) done(path storepath.Path) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.result.Paths++
-	in.result.Bytes += in.begun[path]
+	in.result.Bytes += in.begun[path].size
 	delete(in.begun, path)
 	in.registered(path)
 }

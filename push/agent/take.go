@@ -248,7 +248,7 @@ func (t *taking) give(ctx context.Context, in *intake, info storepath.Info, body
 		}
 		body = bytes.NewReader(whole)
 	}
-	if err := in.Path(ctx, info, body); err != nil {
+	if err := in.Path(ctx, info, storepath.Path{}, body); err != nil {
 		if _, ours := errors.AsType[*storeError](err); ours {
 			return err
 		}

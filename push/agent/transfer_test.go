@@ -886,3 +886,51 @@ func TestLargePushesGoWithoutTheDaemon(t *testing.T) {
 		})
 	}
 }
+
+// baseRecorder notes which bases an intake knows of the paths that it gives to the store.
+type baseRecorder struct {
+	in    *intake
+	bases map[storepath.Path]storepath.Path
+}
+
+func (r *baseRecorder) Import(info storepath.Info, archive io.Reader) error {
+	r.bases[info.Path] = r.in.base(info.Path)
+	_, err := io.Copy(io.Discard, archive)
+	return err
+}
+
+func (r *baseRecorder) Wait() error  { return nil }
+func (r *baseRecorder) Close() error { return nil }
+
+func TestOnlyBasesThatWereAgreedOnAreHandedToTheStore(t *testing.T) {
+	storetest.RequireNix(t)
+	_, s := connect(t, testHost(t))
+	path := func(name string) storepath.Path {
+		path, err := storepath.ParseBase(strings.Repeat("1", 32) + "-" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	agreed := path("agreed")
+	s.bases = map[storepath.Path]storepath.Info{agreed: {Path: agreed}}
+	in := s.openIntake(t.Context(), proto.ImportRequest{}, func(storepath.Path) {})
+	recorder := &baseRecorder{in: in, bases: make(map[storepath.Path]storepath.Path)}
+	in.store = recorder
+	var archive bytes.Buffer
+	w := nar.NewWriter(&archive)
+	if err := errors.Join(w.Directory(""), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct{ sent, want storepath.Path }{
+		"like-an-agreed-one": {agreed, agreed}, "like-another": {path("other"), storepath.Path{}}, "like-none": {},
+	} {
+		info := storepath.Info{Path: path(name), NarSize: uint64(archive.Len())}
+		if err := in.Path(t.Context(), info, test.sent, bytes.NewReader(archive.Bytes())); err != nil {
+			t.Fatal(err)
+		}
+		if got := recorder.bases[info.Path]; got != test.want {
+			t.Errorf("%s: %q, not %q", name, got, test.want)
+		}
+	}
+}
