@@ -139,7 +139,7 @@ func (p *Packer) piece(e *entry, nar []byte, off int64) (sure bool) {
 
 // takePiece takes the delta that was made of a segment against a piece of the base, if it pays, and says whether it pays for sure.
 func (p *Packer) takePiece(e *entry, stats delta.Stats, nar, from, size int64) (sure bool) {
-	if stats.Literal*10 > nar*9 {
+	if stats.Literal*10 > nar*9 || int64(p.made.Len()) > nar {
 		return false
 	}
 	e.body = bodyDelta
@@ -150,7 +150,7 @@ func (p *Packer) takePiece(e *entry, stats delta.Stats, nar, from, size int64) (
 }
 
 // hurried says that the level is one of fast links. There, a path that has little in common with its base, byte for byte, has arrived as it is before its delta is made.
-func (p *Packer) hurried() bool { return p.stored || p.level <= Default }
+func (p *Packer) hurried() bool { return p.compressor.level <= Default }
 
 // isNear says whether half of some bytes of nar are in the base, not far from where they would be if nar was at off.
 func (p *Packer) isNear(base *baseView, nar []byte, off int64) bool {

@@ -8,25 +8,19 @@ import (
 	"io"
 	"slices"
 
-	"github.com/klauspost/compress/zstd"
-
 	"fleet/closure/delta"
 	"fleet/closure/storepath"
 )
 
 // Packer makes units. It keeps its buffers and must not be used concurrently: there is one for each worker.
 //
-// It holds up to 130 MiB, most of it what compares a segment with its base, and the encoder of the last level.
+// It holds up to 220 MiB: what compares a segment with its base, and the encoders of the last level, of which only those of the best are large.
 type Packer struct {
-	views Views
-	// zstd is the encoder of level, nil before the first unit and where that does not compress.
-	zstd  *zstd.Encoder
-	level Level
-	// stored says that the unit is not compressed.
-	stored bool
-	delta  *delta.Encoder
-	// nar holds what a unit describes, bodies how, content and packed the frame.
-	nar, bodies, content, packed []byte
+	views      Views
+	compressor compressor
+	delta      *delta.Encoder
+	// nar holds what a unit describes, bodies how, before what the unit before it describes; head and packed are its frames.
+	nar, bodies, before, head, packed []byte
 	// made is a delta, old a piece of a base.
 	made bytes.Buffer
 	old  []byte
@@ -38,10 +32,7 @@ func NewPacker(views Views) *Packer { return &Packer{views: views} }
 // Close frees what the packer holds.
 func (p *Packer) Close() {
 	views := p.views
-	if p.zstd != nil {
-		// There is nothing to flush: it only ever made whole frames.
-		_ = p.zstd.Close()
-	}
+	p.compressor.close()
 	*p = Packer{views: views}
 }
 
@@ -61,35 +52,28 @@ func (p *Packer) prepare(spec Spec, level Level) error {
 	if level < Stored || level >= levels {
 		return fmt.Errorf("pack: there is no %v", level)
 	}
-	switch {
-	case len(spec.Items) == 0 || len(spec.Items) > maxBatch || spec.Segment < 0:
-		return fmt.Errorf("pack: a unit of %d paths and segment %d", len(spec.Items), spec.Segment)
-	case spec.segmented() && spec.Segment >= segments(spec.Items[0].Info.NarSize):
-		return fmt.Errorf("pack: %q has no segment %d", spec.Items[0].Info.Path, spec.Segment)
-	case !spec.segmented() && (slices.ContainsFunc(spec.Items, Item.large) || spec.NAR() > maxBatchNAR || spec.Segment != 0):
-		return fmt.Errorf("pack: a batch of %d bytes, or with a path that is not small", spec.NAR())
+	if err := spec.check(); err != nil {
+		return err
 	}
-	if level == Stored || p.zstd != nil && p.level == level {
-		p.stored = level == Stored
-		return nil
+	if past := spec.Past.spec(); len(past.Items) > 0 {
+		if err := past.check(); err != nil {
+			return err
+		}
 	}
-	p.stored, p.level = false, level
-	var err error
-	if p.zstd, err = newCompressor(level); err != nil {
-		return fmt.Errorf("pack: %w", err)
-	}
-	return nil
+	return p.compressor.use(level)
 }
 
-// finish makes a unit of what was described.
-func (p *Packer) finish(kind byte, raw, text []byte) []byte {
-	p.content = append(append(p.content[:0], text...), p.bodies...)
-	if p.stored {
-		p.packed = appendStored(p.packed[:0], p.content)
-	} else {
-		p.packed = p.zstd.EncodeAll(p.content, p.packed[:0])
+// check says whether a layout may have made a spec.
+func (s Spec) check() error {
+	switch {
+	case len(s.Items) == 0 || len(s.Items) > maxBatch || s.Segment < 0:
+		return fmt.Errorf("pack: a unit of %d paths and segment %d", len(s.Items), s.Segment)
+	case s.segmented() && s.Segment >= segments(s.Items[0].Info.NarSize):
+		return fmt.Errorf("pack: %q has no segment %d", s.Items[0].Info.Path, s.Segment)
+	case !s.segmented() && (slices.ContainsFunc(s.Items, Item.large) || s.NAR() > maxBatchNAR || s.Segment != 0):
+		return fmt.Errorf("pack: a batch of %d bytes, or with a path that is not small", s.NAR())
 	}
-	return join(kind, raw, p.packed)
+	return nil
 }
 
 func (p *Packer) batch(ctx context.Context, spec Spec) (Unit, error) {
@@ -116,16 +100,17 @@ func (p *Packer) batch(ctx context.Context, spec Spec) (Unit, error) {
 	if err != nil {
 		return Unit{}, err
 	}
-	unit.Bytes = p.finish(kindBatch, raw, text)
-	return unit, nil
+	unit.Bytes, err = p.finish(spec, kindBatch, raw, text)
+	return unit, err
 }
 
 // small describes a small path.
 func (p *Packer) small(e *entry, item Item) error {
-	nar, err := p.read(item.Info, 0, item.Info.NarSize)
+	nar, err := p.read(p.nar[:0], item.Info, 0, item.Info.NarSize)
 	if err != nil {
 		return err
 	}
+	p.nar = nar
 	if len(item.Copies) > 0 {
 		if p.assembleSmall(e, item.Copies, nar) {
 			return nil
@@ -162,24 +147,25 @@ func pays(stats delta.Stats, size int64) bool {
 	return stats.Literal+3*(stats.Written-stats.Literal) < size
 }
 
-// read returns a piece of the NAR of a path, valid until the next call.
-func (p *Packer) read(info storepath.Info, off, size uint64) ([]byte, error) {
+// read appends a piece of the NAR of a path.
+func (p *Packer) read(data []byte, info storepath.Info, off, size uint64) ([]byte, error) {
 	view, err := p.views.Open(info.Path)
 	if err != nil {
 		return nil, &ReadError{info.Path, err}
 	}
 	defer view.Close()
-	if have := view.Size(); uint64(have) != info.NarSize {
-		return nil, &ReadError{info.Path, fmt.Errorf("its NAR has %d bytes, not %d as the store says: it was changed", have, info.NarSize)}
+	if now := view.Size(); uint64(now) != info.NarSize {
+		return nil, &ReadError{info.Path, fmt.Errorf("its NAR has %d bytes, not %d as the store says: it was changed", now, info.NarSize)}
 	}
-	p.nar = slices.Grow(p.nar[:0], int(size))[:size]
-	if n, err := view.ReadAt(p.nar, int64(off)); n < len(p.nar) {
+	have := len(data)
+	data = slices.Grow(data, int(size))[:have+int(size)]
+	if n, err := view.ReadAt(data[have:], int64(off)); n < int(size) {
 		if err == nil || errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
 		return nil, &ReadError{info.Path, err}
 	}
-	return p.nar, nil
+	return data, nil
 }
 
 // segment describes a segment of a large path. A delta of mostly new bytes competes with the segment as it is.
@@ -190,10 +176,11 @@ func (p *Packer) segment(ctx context.Context, spec Spec) (Unit, error) {
 	item := spec.Items[0]
 	unit := Unit{NAR: spec.NAR()}
 	off := uint64(spec.Segment) * SegmentSize
-	nar, err := p.read(item.Info, off, unit.NAR)
+	nar, err := p.read(p.nar[:0], item.Info, off, unit.NAR)
 	if err != nil {
 		return Unit{}, err
 	}
+	p.nar = nar
 	e := newEntry(item)
 	sure := false
 	if len(item.Copies) > 0 {
@@ -203,23 +190,29 @@ func (p *Packer) segment(ctx context.Context, spec Spec) (Unit, error) {
 	}
 	if e.body != bodyPlain {
 		unit.Delta = unit.NAR
-		if unit.Bytes, err = p.finishSegment(e, spec.Segment); err != nil || sure {
+		if unit.Bytes, err = p.finishSegment(spec, e); err != nil || sure {
 			return unit, err
 		}
 	}
 	e.body, p.bodies = bodyPlain, append(p.bodies[:0], nar...)
-	plain, err := p.finishSegment(e, spec.Segment)
+	plain, err := p.finishSegment(spec, e)
 	if unit.Bytes == nil || len(plain) <= len(unit.Bytes) {
 		unit.Bytes, unit.Delta = plain, 0
 	}
 	return unit, err
 }
 
-func (p *Packer) finishSegment(e entry, segment int) ([]byte, error) {
-	if segment > 0 {
-		raw, text, err := writeFurther(e, segment)
-		return p.finish(kindFurther, raw, text), err
+func (p *Packer) finishSegment(spec Spec, e entry) ([]byte, error) {
+	kind := byte(kindFirst)
+	raw, text, err := []byte(nil), []byte(nil), error(nil)
+	if spec.Segment > 0 {
+		kind = kindFurther
+		raw, text, err = writeFurther(e, spec.Segment)
+	} else {
+		raw, text, err = writeHead([]entry{e})
 	}
-	raw, text, err := writeHead([]entry{e})
-	return p.finish(kindFirst, raw, text), err
+	if err != nil {
+		return nil, err
+	}
+	return p.finish(spec, kind, raw, text)
 }

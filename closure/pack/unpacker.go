@@ -10,8 +10,6 @@ import (
 	"io"
 	"slices"
 
-	"github.com/klauspost/compress/zstd"
-
 	"fleet/closure/delta"
 	"fleet/closure/storepath"
 )
@@ -24,17 +22,18 @@ type Sink interface {
 
 // Unpacker takes the units of one push in order. It must not be used concurrently.
 //
-// It holds at most 24 MiB beside the unit that it is given: what the unit's compressed part holds, what the delta decoder needs,
+// It holds at most 24 MiB beside the unit that it is given: what the unit's compressed parts hold, the NARs that come of it, what the delta decoder needs,
 // and a table of the paths that came. A large path's [Sink.Path] runs in a goroutine of its own until its last segment, an error, or Close.
 type Unpacker struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	views  Views
 	sink   Sink
-	zstd   *zstd.Decoder
+	zstd   *decompressor
 	delta  *delta.Decoder
-	// content is what a unit holds, nar the NAR of a small path, or a piece of a large one.
-	content, nar []byte
+	// text is what a unit says of its paths, bodies what it says of their NARs, and nar what comes of that: all NARs of the unit, or the segment. It
+	// is the past of the next one.
+	text, bodies, nar []byte
 	// seen has the paths that came, by a hash that nobody can foresee.
 	seen  map[uint64]struct{}
 	seed  maphash.Seed
@@ -84,9 +83,9 @@ func (u *Unpacker) Close() {
 	u.abandon(errClosed)
 	u.cancel(errClosed)
 	if u.zstd != nil {
-		u.zstd.Close()
+		u.zstd.close()
 	}
-	u.zstd, u.delta, u.content, u.nar, u.seen = nil, nil, nil, nil, nil
+	u.zstd, u.delta, u.text, u.bodies, u.nar, u.seen = nil, nil, nil, nil, nil, nil
 }
 
 // abandon ends a path that is not complete.
@@ -114,48 +113,79 @@ func (u *Unpacker) unit(b []byte) error {
 	if err := u.prepare(); err != nil {
 		return err
 	}
-	kind, raw, frame, err := split(b)
+	p, err := split(b)
 	if err != nil {
 		return err
 	}
-	if u.content, err = decompress(u.zstd, frame, u.content); err != nil {
+	if u.text, err = u.zstd.decompress(p.head, nil, u.text, maxText); err != nil {
 		return err
 	}
-	if u.large != nil && kind != kindFurther {
+	text, err := u.open(p)
+	if err != nil {
+		return err
+	}
+	if u.large != nil && p.kind != kindFurther {
 		return formatError("another path begins within %q, after %d of %d segments", u.large.info.Path, u.large.next, u.large.segments())
 	}
-	switch kind {
+	switch p.kind {
 	case kindBatch:
-		return u.batch(raw)
+		return u.batch(p.raw, text)
 	case kindFirst:
-		return u.first(raw)
+		return u.first(p.raw, text)
 	case kindFurther:
-		return u.further(raw)
+		return u.further(p.raw, text)
 	}
-	return formatError("a unit has the unknown kind %d", kind)
+	return formatError("a unit has the unknown kind %d", p.kind)
 }
 
-// heads reads what a unit says of its paths, and returns what lies behind it.
-func (u *Unpacker) heads(raw []byte) ([]entry, []byte, error) {
-	entries, rest, err := readHead(raw, u.content)
+// open decompresses a unit's bodies, with the past that it says they were made with, and returns what it says beside that.
+func (u *Unpacker) open(p parts) (text []byte, err error) {
+	size, n := binary.Uvarint(u.text)
+	if n <= 0 || size > uint64(len(u.nar)) {
+		return nil, formatError("a unit was made with the last %d bytes of the %d before it", size, len(u.nar))
+	}
+	past := u.nar[len(u.nar)-int(size):]
+	u.bodies = u.bodies[:0]
+	if len(p.bodies) > 0 {
+		u.bodies, err = u.zstd.decompress(p.bodies, past, u.bodies, maxBodies)
+	}
+	u.nar = u.nar[:0]
+	return u.text[n:], err
+}
+
+// grow makes room for the NARs of a unit. It does so for all there may be, but where there is little: the next unit may have more.
+func (u *Unpacker) grow(size uint64) {
+	const little = 1 << 20
+	if size > little {
+		size = SegmentSize
+	}
+	u.nar = slices.Grow(u.nar[:0], int(size))
+}
+
+// heads reads what a unit says of its paths.
+func (u *Unpacker) heads(raw, text []byte) ([]entry, error) {
+	entries, rest, err := readHead(raw, text)
+	if err == nil {
+		err = used(rest)
+	}
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	for _, e := range entries {
 		hash := maphash.String(u.seed, e.info.Path.Base())
 		if _, twice := u.seen[hash]; twice {
-			return nil, nil, formatError("%q came before", e.info.Path)
+			return nil, formatError("%q came before", e.info.Path)
 		}
 		if len(u.seen) == maxPaths {
-			return nil, nil, formatError("a push of more than %d paths", maxPaths)
+			return nil, formatError("a push of more than %d paths", maxPaths)
 		}
 		u.seen[hash] = struct{}{}
 	}
-	return entries, rest, nil
+	return entries, nil
 }
 
-func (u *Unpacker) batch(raw []byte) error {
-	entries, rest, err := u.heads(raw)
+func (u *Unpacker) batch(raw, text []byte) error {
+	entries, err := u.heads(raw, text)
 	if err != nil {
 		return err
 	}
@@ -165,6 +195,8 @@ func (u *Unpacker) batch(raw []byte) error {
 			return formatError("%q, of %d bytes, is too large for a batch", e.info.Path, e.info.NarSize)
 		}
 	}
+	u.grow(total)
+	rest := u.bodies
 	for _, e := range entries {
 		nar, left, err := u.small(e, rest)
 		if err != nil {
@@ -185,13 +217,14 @@ func used(rest []byte) error {
 	return nil
 }
 
-// small makes the NAR of a small path, valid until the next call, and returns what the unit has behind it.
+// small makes the NAR of a small path, behind those of the unit that are there, and returns what the unit has behind it.
 func (u *Unpacker) small(e entry, rest []byte) (nar, left []byte, err error) {
 	size := int(e.info.NarSize)
 	if e.body == bodyPlain {
 		if size > len(rest) {
 			return nil, nil, formatError("a unit ends within %q", e.info.Path)
 		}
+		u.nar = append(u.nar, rest[:size]...)
 		return rest[:size], rest[size:], nil
 	}
 	base, err := openBase(u.views, e)
@@ -199,14 +232,26 @@ func (u *Unpacker) small(e entry, rest []byte) (nar, left []byte, err error) {
 		return nil, nil, &PathError{e.info.Path, err}
 	}
 	defer base.Close()
+	begin := len(u.nar)
 	if e.body == bodySame {
-		u.nar = slices.Grow(u.nar[:0], size)[:size]
-		return u.nar, rest, pathError(e.info.Path, readSame(base, u.nar, 0))
+		u.nar = u.nar[:begin+size]
+		nar = u.nar[begin:]
+		return nar, rest, pathError(e.info.Path, readSame(base, nar, 0))
 	}
-	out, r := bytes.NewBuffer(u.nar[:0]), bytes.NewReader(rest)
-	err = u.delta.Decode(out, delta.Patch{Base: base, Delta: r, Size: int64(size)})
-	u.nar = out.Bytes()
-	return u.nar, rest[len(rest)-r.Len():], pathError(e.info.Path, err)
+	r := bytes.NewReader(rest)
+	err = u.delta.Decode(made{u, io.Discard}, delta.Patch{Base: base, Delta: r, Size: int64(size)})
+	return u.nar[begin:], rest[len(rest)-r.Len():], pathError(e.info.Path, err)
+}
+
+// made keeps what is written of a unit's NARs, and hands it on.
+type made struct {
+	unpacker *Unpacker
+	next     io.Writer
+}
+
+func (m made) Write(data []byte) (int, error) {
+	m.unpacker.nar = append(m.unpacker.nar, data...)
+	return m.next.Write(data)
 }
 
 func pathError(path storepath.Path, err error) error {
@@ -227,26 +272,25 @@ func readSame(base baseView, data []byte, off int64) error {
 	return nil
 }
 
-// copySame writes what the base has at off.
+// copySame hands on what the base has at off, and keeps it.
 func (u *Unpacker) copySame(dst io.Writer, base baseView, off, size int64) error {
 	const piece = 64 << 10
-	u.nar = slices.Grow(u.nar[:0], piece)
-	for size > 0 {
-		part := u.nar[:min(size, piece)]
+	u.nar = u.nar[:size]
+	for part := range slices.Chunk(u.nar, piece) {
 		if err := readSame(base, part, off); err != nil {
 			return err
 		}
 		if _, err := dst.Write(part); err != nil {
 			return err
 		}
-		off, size = off+int64(len(part)), size-int64(len(part))
+		off += int64(len(part))
 	}
 	return nil
 }
 
 // first begins a large path.
-func (u *Unpacker) first(raw []byte) error {
-	entries, rest, err := u.heads(raw)
+func (u *Unpacker) first(raw, text []byte) error {
+	entries, err := u.heads(raw, text)
 	if err != nil {
 		return err
 	}
@@ -254,13 +298,13 @@ func (u *Unpacker) first(raw []byte) error {
 		return formatError("%d paths, the first of %d bytes, come as segments", len(entries), entries[0].info.NarSize)
 	}
 	u.large = u.start(entries[0])
-	return u.segment(entries[0].body, rest)
+	return u.segment(entries[0].body)
 }
 
 // further continues a large path.
-func (u *Unpacker) further(raw []byte) error {
-	number, n := binary.Uvarint(u.content)
-	if n <= 0 || n == len(u.content) || len(raw) != hashSize {
+func (u *Unpacker) further(raw, text []byte) error {
+	number, n := binary.Uvarint(text)
+	if n <= 0 || n+1 != len(text) || len(raw) != hashSize {
 		return formatError("a segment does not say which one it is")
 	}
 	if u.large == nil {
@@ -269,17 +313,17 @@ func (u *Unpacker) further(raw []byte) error {
 	if hash := storepath.EncodeBase32(raw); hash != u.large.info.Path.Hash() || number != uint64(u.large.next) {
 		return formatError("segment %d of %q came instead of segment %d of %q", number, hash, u.large.next, u.large.info.Path.Hash())
 	}
-	body := int(u.content[n])
+	body := int(text[n])
 	if body > bodyDelta || body != bodyPlain && u.large.base.IsZero() {
 		return formatError("segment %d of %q is described in a way that does not exist", number, u.large.info.Path)
 	}
-	return u.segment(body, u.content[n+1:])
+	return u.segment(body)
 }
 
 // segment makes the next segment of the large path.
-func (u *Unpacker) segment(body int, rest []byte) error {
+func (u *Unpacker) segment(body int) error {
 	l := u.large
-	err := u.write(l, body, rest)
+	err := u.write(l, body, u.bodies)
 	if err == nil {
 		if l.next++; l.next < l.segments() {
 			return nil
@@ -294,11 +338,13 @@ func (u *Unpacker) segment(body int, rest []byte) error {
 func (u *Unpacker) write(l *largePath, body int, rest []byte) error {
 	off := int64(l.next) * SegmentSize
 	size := min(SegmentSize, int64(l.info.NarSize)-off)
+	u.grow(uint64(size))
+	out := made{u, l}
 	if body == bodyPlain {
 		if int64(len(rest)) != size {
 			return formatError("a segment of %q has %d bytes, not %d", l.info.Path, len(rest), size)
 		}
-		_, err := l.Write(rest)
+		_, err := out.Write(rest)
 		return err
 	}
 	base, err := l.openBase(u.views)
@@ -319,7 +365,7 @@ func (u *Unpacker) write(l *largePath, body int, rest []byte) error {
 	}
 	r := bytes.NewReader(rest[n+m:])
 	piece := io.NewSectionReader(base, int64(from), int64(length))
-	if err := u.delta.Decode(l, delta.Patch{Base: piece, Delta: r, Size: size}); err != nil {
+	if err := u.delta.Decode(out, delta.Patch{Base: piece, Delta: r, Size: size}); err != nil {
 		return err
 	}
 	return used(rest[len(rest)-r.Len():])
