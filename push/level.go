@@ -45,10 +45,10 @@ type costs [pack.Best + 1]cost
 func expectedCosts() costs {
 	return costs{
 		pack.Stored:  {800e6, 1.001},
-		pack.Fastest: {150e6, 0.385},
-		pack.Default: {115e6, 0.357},
-		pack.Better:  {52e6, 0.344},
-		pack.Best:    {12e6, 0.321},
+		pack.Fastest: {150e6, 0.415},
+		pack.Default: {115e6, 0.355},
+		pack.Better:  {45e6, 0.285},
+		pack.Best:    {10e6, 0.265},
 	}
 }
 

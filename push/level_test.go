@@ -20,6 +20,7 @@ func TestTheLevelFollowsTheLink(t *testing.T) {
 	}{
 		{"nothing is known", 0, 2, kindPlain, pack.Default},
 		{"10 Mbit/s", 1.25e6, 2, kindPlain, pack.Best},
+		{"20 Mbit/s", 2.5e6, 2, kindPlain, pack.Best},
 		{"100 Mbit/s", 12.5e6, 2, kindPlain, pack.Better},
 		{"100 Mbit/s, and 32 cores", 12.5e6, 32, kindPlain, pack.Best},
 		{"300 Mbit/s", 37e6, 2, kindPlain, pack.Default},

@@ -6,12 +6,16 @@ import (
 	"slices"
 
 	"github.com/klauspost/compress/zstd"
+
+	"fleet/closure/delta"
 )
 
 const (
 	// leastBodies is how many bytes of bodies are worth a look at what came before, and pastPerByte how many bytes of that each of them is worth: most of the time
 	// goes into the index of the past, whatever is compressed with it.
 	leastBodies = 16 << 10
+	// leastGround is the smallest path whose base is worth being named for that.
+	leastGround = 4 << 10
 	pastPerByte = 8
 )
 
@@ -58,6 +62,9 @@ func (c *compressor) wants(bodies int) int {
 	return min(c.level.past(), bodies*pastPerByte)
 }
 
+// grounds says whether a path of that size, or a segment, is compressed with its base. Encoders with smaller tables forget what came before over it.
+func (c *compressor) grounds(size int) bool { return c.level >= Best && size >= leastGround }
+
 // bodies appends a frame of bodies, none where there are none.
 func (c *compressor) bodies(frame, data, past []byte) ([]byte, error) {
 	switch {
@@ -89,15 +96,49 @@ func (c *compressor) close() {
 	*c = compressor{}
 }
 
-// finish makes a unit of what was described.
-func (p *Packer) finish(spec Spec, kind byte, raw, text []byte) ([]byte, error) {
+// history is what bodies were compressed with, as a unit states it: the last bytes of the NARs of the unit before, then bytes of bases.
+type history struct {
+	past, ground uint64
+	// from is where in the base of a segment the ground begins. That of a batch are the bases of its plain paths that have one, one after the other.
+	from uint64
+}
+
+func (h history) append(text []byte, kind byte) []byte {
+	text = binary.AppendUvarint(binary.AppendUvarint(text, h.past), h.ground)
+	if h.ground > 0 && kind != kindBatch {
+		text = binary.AppendUvarint(text, h.from)
+	}
+	return text
+}
+
+// readHistory reads what append wrote, and returns the text behind it.
+func readHistory(text []byte, kind byte) (h history, rest []byte, err error) {
+	number := func(limit uint64) (value uint64) {
+		value, n := binary.Uvarint(text)
+		if n <= 0 || value > limit {
+			err = formatError("a unit does not say with what it was made")
+			return 0
+		}
+		text = text[n:]
+		return value
+	}
+	h.past, h.ground = number(maxPast), number(maxGround)
+	if h.ground > 0 && kind != kindBatch {
+		h.from = number(delta.MaxSize)
+	}
+	return h, text, err
+}
+
+// finish makes a unit of what was described, with p.ground, which begins at from in the base of a segment.
+func (p *Packer) finish(spec Spec, kind byte, raw, text []byte, from int64) ([]byte, error) {
 	past, err := p.past(spec, p.compressor.wants(len(p.bodies)))
 	if err != nil {
 		return nil, err
 	}
-	text = append(binary.AppendUvarint(nil, uint64(len(past))), text...)
-	p.head = p.compressor.head(p.head[:0], text)
-	if p.packed, err = p.compressor.bodies(p.packed[:0], p.bodies, past); err != nil {
+	h := history{uint64(len(past)), uint64(len(p.ground)), uint64(from)}
+	p.head = p.compressor.head(p.head[:0], append(h.append(nil, kind), text...))
+	p.before = append(past, p.ground...)
+	if p.packed, err = p.compressor.bodies(p.packed[:0], p.bodies, p.before); err != nil {
 		return nil, err
 	}
 	return parts{kind, raw, p.head, p.packed}.join(), nil
@@ -108,10 +149,11 @@ func (p *Packer) past(spec Spec, want int) ([]byte, error) {
 	before := spec.Past.spec()
 	total := before.NAR()
 	size := min(uint64(want), total)
+	p.before = p.before[:0]
 	if size == 0 {
-		return nil, nil
+		return p.before, nil
 	}
-	p.before = slices.Grow(p.before[:0], int(size))
+	p.before = slices.Grow(p.before, int(size)+len(p.ground))
 	skip := total - size
 	if before.segmented() {
 		off := uint64(before.Segment)*SegmentSize + skip

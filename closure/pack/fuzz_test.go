@@ -37,7 +37,7 @@ func FuzzUnpack(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(byte(kindBatch), raw, append([]byte{0}, text...), make([]byte, 300), []byte("flu\x02\x00"))
+	f.Add(byte(kindBatch), raw, append([]byte{0, 0}, text...), make([]byte, 300), []byte("flu\x02\x00"))
 	c, err := newCompressor(Fastest)
 	if err != nil {
 		f.Fatal(err)

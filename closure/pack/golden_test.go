@@ -59,6 +59,9 @@ func makeVectors(t *testing.T) []vector {
 	large, base := zeros("large", SegmentSize+2000), zeros("base", SegmentSize+3000)
 	long := strings.Repeat(story, 1+leastBodies/len(story))
 	before, after := add("before-1.0", long+"the first. "), add("after-1.0", "the second. "+long)
+	noise := make([]byte, 6000)
+	w.fill(noise)
+	ground, moved := add("noise-1.0", string(noise)), add("noise-1.1", string(scattered(w, noise)))
 	cases := []struct {
 		rule  string
 		specs []Spec
@@ -73,6 +76,7 @@ func makeVectors(t *testing.T) []vector {
 		{"a unit with its past", []Spec{
 			{Items: plain([]storepath.Info{before})}, {Items: plain([]storepath.Info{after}), Past: Past{Items: plain([]storepath.Info{before})}},
 		}, Better},
+		{"a path with its base as ground", Layout([]Item{{Info: moved, Base: ground, Refs: map[string]string{ground.Path.Hash(): moved.Path.Hash()}}}), Best},
 	}
 	p := NewPacker(s)
 	defer p.Close()
@@ -134,7 +138,7 @@ func TestGoldenVectors(t *testing.T) {
 	for _, v := range all {
 		checkVector(t, v)
 	}
-	if len(all) < 5 {
+	if len(all) < 6 {
 		t.Errorf("%d vectors", len(all))
 	}
 }

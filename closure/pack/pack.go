@@ -40,8 +40,10 @@ const (
 	maxText = 2 << 20
 	// maxBodies bounds what a unit says of NARs, in bytes: as many as it describes, and where they are in a base.
 	maxBodies = SegmentSize + 1<<10
-	// maxPast bounds the history of a unit's bodies, in bytes: the NARs of the unit before.
-	maxPast = SegmentSize
+	// maxHistory bounds what a unit's bodies are compressed with, in bytes: at most maxPast of the NARs of the unit before, and maxGround of bases.
+	maxHistory = maxPast + maxGround
+	maxPast    = SegmentSize
+	maxGround  = 8 << 20
 	// maxPaths bounds the paths of one push. The unpacker remembers each.
 	maxPaths = 1 << 18
 )

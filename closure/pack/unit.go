@@ -37,7 +37,7 @@ type pastCompressor struct {
 }
 
 func newPastCompressor(level Level) (*pastCompressor, error) {
-	const window = maxPast + SegmentSize
+	const window = 2 * maxHistory // a power of two, above the history and what it is for
 	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level.zstd()), zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true),
 		zstd.WithWindowSize(window), zstd.WithEncoderCRC(true), zstd.WithEncoderDictRaw(0, nil))
 	return &pastCompressor{z}, err

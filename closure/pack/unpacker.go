@@ -22,7 +22,7 @@ type Sink interface {
 
 // Unpacker takes the units of one push in order. It must not be used concurrently.
 //
-// It holds at most 24 MiB beside the unit that it is given: what the unit's compressed parts hold, the NARs that come of it, what the delta decoder needs,
+// It holds at most 32 MiB beside the unit that it is given: what the unit's compressed parts hold, the NARs that come of it, what the delta decoder needs,
 // and a table of the paths that came. A large path's [Sink.Path] runs in a goroutine of its own until its last segment, an error, or Close.
 type Unpacker struct {
 	ctx    context.Context
@@ -120,37 +120,64 @@ func (u *Unpacker) unit(b []byte) error {
 	if u.text, err = u.zstd.decompress(p.head, nil, u.text, maxText); err != nil {
 		return err
 	}
-	text, err := u.open(p)
+	h, text, err := readHistory(u.text, p.kind)
 	if err != nil {
 		return err
 	}
 	if u.large != nil && p.kind != kindFurther {
 		return formatError("another path begins within %q, after %d of %d segments", u.large.info.Path, u.large.next, u.large.segments())
 	}
+	c := closed{h, p.bodies}
 	switch p.kind {
 	case kindBatch:
-		return u.batch(p.raw, text)
+		return u.batch(p.raw, text, c)
 	case kindFirst:
-		return u.first(p.raw, text)
+		return u.first(p.raw, text, c)
 	case kindFurther:
-		return u.further(p.raw, text)
+		return u.further(p.raw, text, c)
 	}
 	return formatError("a unit has the unknown kind %d", p.kind)
 }
 
-// open decompresses a unit's bodies, with the past that it says they were made with, and returns what it says beside that.
-func (u *Unpacker) open(p parts) (text []byte, err error) {
-	size, n := binary.Uvarint(u.text)
-	if n <= 0 || size > uint64(len(u.nar)) {
-		return nil, formatError("a unit was made with the last %d bytes of the %d before it", size, len(u.nar))
+// closed are bodies that were not decompressed yet, and what they were compressed with.
+type closed struct {
+	history
+	frame []byte
+}
+
+// open decompresses a unit's bodies. Where they were compressed with bases, read fills its argument with them. Then a base may be another than
+// it was, which is the error of a path.
+func (u *Unpacker) open(c closed, read func(ground []byte) error) error {
+	if c.past > uint64(len(u.nar)) {
+		return formatError("a unit was made with the last %d bytes of the %d before it", c.past, len(u.nar))
 	}
-	past := u.nar[len(u.nar)-int(size):]
 	u.bodies = u.bodies[:0]
-	if len(p.bodies) > 0 {
-		u.bodies, err = u.zstd.decompress(p.bodies, past, u.bodies, maxBodies)
+	with := u.nar[len(u.nar)-int(c.past):]
+	if c.ground > 0 {
+		if err := read(u.behind(with, int(c.ground))); err != nil {
+			return err
+		}
+		with = u.nar
+	}
+	var err error
+	if len(c.frame) > 0 {
+		u.bodies, err = u.zstd.decompress(c.frame, with, u.bodies, maxBodies)
 	}
 	u.nar = u.nar[:0]
-	return u.text[n:], err
+	if err != nil && c.ground > 0 {
+		return fmt.Errorf("%w, or the unit: %v", errBase, err)
+	}
+	return err
+}
+
+// behind makes past the beginning of u.nar, and returns what lies behind it.
+func (u *Unpacker) behind(past []byte, size int) []byte {
+	all := u.nar[:0]
+	if cap(all) < len(past)+size {
+		all = make([]byte, 0, maxHistory)
+	}
+	u.nar = append(all, past...)[:len(past)+size]
+	return u.nar[len(past):]
 }
 
 // grow makes room for the NARs of a unit. It does so for all there may be, but where there is little: the next unit may have more.
@@ -184,7 +211,7 @@ func (u *Unpacker) heads(raw, text []byte) ([]entry, error) {
 	return entries, nil
 }
 
-func (u *Unpacker) batch(raw, text []byte) error {
+func (u *Unpacker) batch(raw, text []byte, c closed) error {
 	entries, err := u.heads(raw, text)
 	if err != nil {
 		return err
@@ -194,6 +221,14 @@ func (u *Unpacker) batch(raw, text []byte) error {
 		if total += e.info.NarSize; e.info.NarSize > SmallNAR || total > maxBatchNAR {
 			return formatError("%q, of %d bytes, is too large for a batch", e.info.Path, e.info.NarSize)
 		}
+	}
+	if err := u.open(c, func(ground []byte) error { return u.lay(entries, ground) }); err != nil {
+		var named *PathError
+		if errors.Is(err, errBase) && !errors.As(err, &named) {
+			// Of several bases it may be any: whoever sends the first one's path without it will hear of the next.
+			return &PathError{entries[max(0, slices.IndexFunc(entries, entry.grounded))].info.Path, err}
+		}
+		return err
 	}
 	u.grow(total)
 	rest := u.bodies
@@ -213,6 +248,31 @@ func (u *Unpacker) batch(raw, text []byte) error {
 func used(rest []byte) error {
 	if len(rest) > 0 {
 		return formatError("a unit has %d bytes that nothing uses", len(rest))
+	}
+	return nil
+}
+
+// lay fills the ground of a batch: the bases of the plain paths that name one.
+func (u *Unpacker) lay(entries []entry, ground []byte) error {
+	for _, e := range entries {
+		if !e.grounded() {
+			continue
+		}
+		if e.baseSize > uint64(len(ground)) {
+			return formatError("a unit was made with less than the base of %q", e.info.Path)
+		}
+		base, err := openBase(u.views, e)
+		if err != nil {
+			return &PathError{e.info.Path, err}
+		}
+		err = errors.Join(readSame(base, ground[:e.baseSize], 0), base.Close())
+		if err != nil {
+			return &PathError{e.info.Path, err}
+		}
+		ground = ground[e.baseSize:]
+	}
+	if len(ground) > 0 {
+		return formatError("a unit was made with %d bytes more than its bases have", len(ground))
 	}
 	return nil
 }
@@ -289,7 +349,7 @@ func (u *Unpacker) copySame(dst io.Writer, base baseView, off, size int64) error
 }
 
 // first begins a large path.
-func (u *Unpacker) first(raw, text []byte) error {
+func (u *Unpacker) first(raw, text []byte, c closed) error {
 	entries, err := u.heads(raw, text)
 	if err != nil {
 		return err
@@ -298,11 +358,11 @@ func (u *Unpacker) first(raw, text []byte) error {
 		return formatError("%d paths, the first of %d bytes, come as segments", len(entries), entries[0].info.NarSize)
 	}
 	u.large = u.start(entries[0])
-	return u.segment(entries[0].body)
+	return u.segment(entries[0].body, c)
 }
 
 // further continues a large path.
-func (u *Unpacker) further(raw, text []byte) error {
+func (u *Unpacker) further(raw, text []byte, c closed) error {
 	number, n := binary.Uvarint(text)
 	if n <= 0 || n+1 != len(text) || len(raw) != hashSize {
 		return formatError("a segment does not say which one it is")
@@ -317,13 +377,16 @@ func (u *Unpacker) further(raw, text []byte) error {
 	if body > bodyDelta || body != bodyPlain && u.large.base.IsZero() {
 		return formatError("segment %d of %q is described in a way that does not exist", number, u.large.info.Path)
 	}
-	return u.segment(body)
+	return u.segment(body, c)
 }
 
 // segment makes the next segment of the large path.
-func (u *Unpacker) segment(body int) error {
+func (u *Unpacker) segment(body int, c closed) error {
 	l := u.large
-	err := u.write(l, body, u.bodies)
+	err := u.open(c, func(ground []byte) error { return l.lay(u.views, ground, c.from) })
+	if err == nil {
+		err = u.write(l, body, u.bodies)
+	}
 	if err == nil {
 		if l.next++; l.next < l.segments() {
 			return nil
@@ -415,6 +478,18 @@ func (l *largePath) openBase(views Views) (baseView, error) {
 		l.view = &view
 	}
 	return *l.view, nil
+}
+
+// lay fills the ground of a segment with a piece of the base.
+func (l *largePath) lay(views Views, ground []byte, from uint64) error {
+	if l.base.IsZero() {
+		return formatError("a segment of %q was made with a base, and has none", l.info.Path)
+	}
+	base, err := l.openBase(views)
+	if err != nil {
+		return err
+	}
+	return readSame(base, ground, int64(from))
 }
 
 // Write hands bytes to the sink.

@@ -289,7 +289,21 @@ func TestUnitsThatLieAreRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return said{kind, raw, append([]byte{0}, text...), []byte(rest)}.unit(t)
+		return said{kind, raw, append([]byte{0, 0}, text...), []byte(rest)}.unit(t)
+	}
+	// grounded is a batch, and segmentOn a segment, that was made with so many bytes of bases.
+	grounded := func(size uint64, entries ...entry) Unit {
+		return rewrite(t, made(kindBatch, "12345", entries...), func(s *said) { s.text = append(binary.AppendUvarint([]byte{0}, size), s.text[2:]...) })
+	}
+	segmentOn := func(size, from uint64, e entry) Unit {
+		return rewrite(t, made(kindFirst, "12345", e), func(s *said) {
+			s.text = append(binary.AppendUvarint(binary.AppendUvarint([]byte{0}, size), from), s.text[2:]...)
+		})
+	}
+	onSmall := func(size uint64) entry {
+		e := item(int(size), bodyPlain, false)
+		e.base, e.baseSize = p.small[0].Path, p.small[0].NarSize
+		return e
 	}
 	var three []entry
 	for range 3 {
@@ -324,16 +338,25 @@ func TestUnitsThatLieAreRefused(t *testing.T) {
 		"large base that is not there":   {[]Unit{made(kindFirst, number(0), entry{info: item(5<<20, 0, false).info, base: other.path("gone"), baseSize: 7, body: bodySame})}, "there is no"},
 		"same contents, another hash":    {[]Unit{made(kindBatch, "", entry{info: item(500, 0, false).info, base: p.small[0].Path, baseSize: p.small[0].NarSize, body: bodySame})}, "another hash"},
 		"large contents, another hash":   {[]Unit{made(kindFirst, number(0), item(5<<20, bodySame, true))}, "another hash"},
-		"further segment without number": {[]Unit{p.units[0], p.units[1], rewrite(t, p.units[2], func(s *said) { s.text = s.text[:2] })}, "which one"},
+		"further segment without number": {[]Unit{p.units[0], p.units[1], rewrite(t, p.units[2], func(s *said) { s.text = s.text[:3] })}, "which one"},
 		"further segment without path":   {[]Unit{p.units[0], p.units[1], rewrite(t, p.units[2], func(s *said) { s.raw = s.raw[:5] })}, "which one"},
 		"further segment of another":     {[]Unit{p.units[0], p.units[1], rewrite(t, p.units[2], func(s *said) { s.raw[0]++ })}, "instead of segment 1"},
-		"further segment of no kind":     {[]Unit{p.units[0], p.units[1], rewrite(t, p.units[2], func(s *said) { s.text[2] = 3 })}, "does not exist"},
+		"further segment of no kind":     {[]Unit{p.units[0], p.units[1], rewrite(t, p.units[2], func(s *said) { s.text[3] = 3 })}, "does not exist"},
 		"further segment and more":       {[]Unit{p.units[0], p.units[1], rewrite(t, p.units[2], func(s *said) { s.text = append(s.text, 0) })}, "which one"},
 		"more said of paths":             {[]Unit{rewrite(t, p.units[0], func(s *said) { s.text = append(s.text, 0) })}, "nothing uses"},
 		"a past before the first":        {[]Unit{rewrite(t, p.units[0], func(s *said) { s.text[0] = 1 })}, "last 1 bytes of the 0"},
 		"more past than there is":        {[]Unit{p.units[0], rewrite(t, p.units[1], func(s *said) { s.text = append(binary.AppendUvarint(nil, p.small[0].NarSize+1), s.text[1:]...) })}, "before it"},
-		"a past that is no number":       {[]Unit{rewrite(t, p.units[0], func(s *said) { s.text = bytes.Repeat([]byte{0xff}, 10) })}, "before it"},
-		"nothing said at all":            {[]Unit{rewrite(t, p.units[0], func(s *said) { s.text = nil })}, "before it"},
+		"a past that is no number":       {[]Unit{rewrite(t, p.units[0], func(s *said) { s.text = bytes.Repeat([]byte{0xff}, 10) })}, "with what"},
+		"nothing said at all":            {[]Unit{rewrite(t, p.units[0], func(s *said) { s.text = nil })}, "with what"},
+		"ground that nothing names":      {[]Unit{rewrite(t, p.units[0], func(s *said) { s.text[1] = 5 })}, "5 bytes more"},
+		"ground of less than a base":     {[]Unit{grounded(3, item(5, bodyPlain, true))}, "less than the base"},
+		"ground of more than a base":     {[]Unit{grounded(p.small[0].NarSize+1, onSmall(5))}, "1 bytes more"},
+		"too much ground":                {[]Unit{grounded(maxGround+1, onSmall(5))}, "with what"},
+		"ground that is not there":       {[]Unit{grounded(7, entry{info: item(300, 0, false).info, base: other.path("gone"), baseSize: 7})}, "there is no"},
+		"ground of another size":         {[]Unit{grounded(7, entry{info: item(300, 0, false).info, base: p.small[0].Path, baseSize: 7})}, "not 7"},
+		"a segment without ground":       {[]Unit{segmentOn(5, 0, item(5<<20, bodyPlain, false))}, "and has none"},
+		"a segment beyond ground":        {[]Unit{segmentOn(5, 1<<30, item(5<<20, bodyPlain, true))}, "the base has"},
+		"a segment at no ground":         {[]Unit{segmentOn(5, 1<<62, item(5<<20, bodyPlain, true))}, "with what"},
 	} {
 		sink := &strictSink{remember: newRemember()}
 		if err := unpackAll(p, sink, test.units); err == nil || !strings.Contains(err.Error(), test.says) {
@@ -488,7 +511,7 @@ func TestBombsAreRefusedBeforeTheyGrow(t *testing.T) {
 	}
 	skippable := append([]byte{0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4}, frame...)
 	small := compressed(t, zeros[:1000])
-	head := compressed(t, append([]byte{0}, text...))
+	head := compressed(t, append([]byte{0, 0}, text...))
 	for name, frame := range map[string][]byte{
 		"too large": compressed(t, zeros), "lying": lying, "endless": endless, "skippable": skippable, "two frames": append(bytes.Clone(small), frame...), "none": nil,
 	} {
