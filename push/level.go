@@ -1,6 +1,7 @@
 package push
 
 import (
+	"math"
 	"slices"
 	"time"
 
@@ -44,41 +45,56 @@ type costs [pack.Best + 1]cost
 func expectedCosts() costs {
 	return costs{
 		pack.Stored:  {800e6, 1.001},
-		pack.Fastest: {150e6, 0.385},
-		pack.Default: {115e6, 0.357},
-		pack.Better:  {52e6, 0.344},
-		pack.Best:    {12e6, 0.321},
+		pack.Fastest: {150e6, 0.415},
+		pack.Default: {115e6, 0.355},
+		pack.Better:  {45e6, 0.285},
+		pack.Best:    {10e6, 0.265},
 	}
 }
 
-// costMeter learns what levels cost. The zero value has measured nothing.
+// costMeter learns what levels cost: how fast each is, and how well the units of this push compress, which is one factor for all levels. Each level has
+// compressed other units, and units differ more than levels do. The zero value has measured nothing.
 type costMeter struct {
-	measured costs
-	seen     [pack.Best + 1]bool
+	speeds [pack.Best + 1]float64
+	seen   [pack.Best + 1]bool
+	// sent is what the units have come to, foreseen what they would have come to as one expects, in bytes; units long ago count less.
+	sent, foreseen float64
 }
 
-// costMemory is what the last unit weighs in what is remembered.
-const costMemory = 0.2
+const (
+	// costMemory is what the last unit weighs in the speed that is remembered.
+	costMemory = 0.2
+	// ratioMemory is after how many bytes of NARs a unit counts for a third in what is remembered, and ratioDoubt how many bytes of what one expects are set
+	// against what was measured, so that a tiny unit does not decide.
+	ratioMemory = 32 << 20
+	ratioDoubt  = 64 << 10
+)
 
 // add takes a unit that one worker has made.
 func (m *costMeter) add(level pack.Level, unit pack.Unit, spent time.Duration) {
 	if unit.NAR == 0 || spent <= 0 {
 		return
 	}
-	now := cost{float64(unit.NAR) / spent.Seconds(), float64(len(unit.Bytes)) / float64(unit.NAR)}
-	if !m.seen[level] {
-		m.seen[level], m.measured[level] = true, now
-		return
+	nar := float64(unit.NAR)
+	speed := nar / spent.Seconds()
+	if m.seen[level] {
+		m.speeds[level] += costMemory * (speed - m.speeds[level])
+	} else {
+		m.seen[level], m.speeds[level] = true, speed
 	}
-	c := &m.measured[level]
-	c.speed += costMemory * (now.speed - c.speed)
-	c.ratio += costMemory * (now.ratio - c.ratio)
+	if level == pack.Stored {
+		return // what is not compressed says nothing of how well it would be
+	}
+	keep := math.Exp(-nar / ratioMemory)
+	m.sent = keep*m.sent + float64(len(unit.Bytes))
+	m.foreseen = keep*m.foreseen + nar*expectedCosts()[level].ratio
 }
 
-// costs returns what is known; a level that was never used is to the nearest that was as one expects.
+// costs returns what is known; a level that was never used is as fast as one expects beside the nearest that was.
 func (m *costMeter) costs() costs {
 	expected := expectedCosts()
 	result := expected
+	factor := (m.sent + ratioDoubt) / (m.foreseen + ratioDoubt)
 	for level := range result {
 		near, found := 0, false
 		for other := range result {
@@ -87,12 +103,11 @@ func (m *costMeter) costs() costs {
 			}
 		}
 		if found {
-			result[level].speed = m.measured[near].speed * expected[level].speed / expected[near].speed
-			result[level].ratio = m.measured[near].ratio * expected[level].ratio / expected[near].ratio
+			result[level].speed = m.speeds[near] * expected[level].speed / expected[near].speed
 		}
-	}
-	if !m.seen[pack.Stored] {
-		result[pack.Stored].ratio = expected[pack.Stored].ratio // it does not depend on what is sent
+		if pack.Level(level) != pack.Stored {
+			result[level].ratio *= factor
+		}
 	}
 	return result
 }

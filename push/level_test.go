@@ -2,6 +2,7 @@ package push
 
 import (
 	"math"
+	"slices"
 	"testing"
 	"time"
 
@@ -19,6 +20,7 @@ func TestTheLevelFollowsTheLink(t *testing.T) {
 	}{
 		{"nothing is known", 0, 2, kindPlain, pack.Default},
 		{"10 Mbit/s", 1.25e6, 2, kindPlain, pack.Best},
+		{"20 Mbit/s", 2.5e6, 2, kindPlain, pack.Best},
 		{"100 Mbit/s", 12.5e6, 2, kindPlain, pack.Better},
 		{"100 Mbit/s, and 32 cores", 12.5e6, 32, kindPlain, pack.Best},
 		{"300 Mbit/s", 37e6, 2, kindPlain, pack.Default},
@@ -36,23 +38,86 @@ func TestTheLevelFollowsTheLink(t *testing.T) {
 	}
 }
 
-func TestCostsOfLevelsAreLearned(t *testing.T) {
+// measuredUnit is a unit of so many bytes for each byte of its NARs.
+func measuredUnit(nar uint64, ratio float64) pack.Unit {
+	return pack.Unit{Bytes: make([]byte, int(float64(nar)*ratio)), NAR: nar}
+}
+
+func TestSpeedsOfLevelsAreLearned(t *testing.T) {
 	var m costMeter
 	if m.costs() != expectedCosts() {
 		t.Error("something is known before anything was measured")
 	}
-	m.add(pack.Default, pack.Unit{Bytes: make([]byte, 100), NAR: 1000}, time.Millisecond)
+	m.add(pack.Default, measuredUnit(1000, 0.1), time.Millisecond)
 	c, e := m.costs(), expectedCosts()
-	if c[pack.Default] != (cost{1e6, 0.1}) {
+	if c[pack.Default].speed != 1e6 {
 		t.Errorf("%+v", c[pack.Default])
 	}
 	if got, want := c[pack.Best].speed/c[pack.Default].speed, e[pack.Best].speed/e[pack.Default].speed; math.Abs(got-want) > 1e-9 {
 		t.Errorf("a level that was not used is %v as fast, want %v", got, want)
 	}
 	m.add(pack.Default, pack.Unit{}, time.Second) // says nothing
-	m.add(pack.Default, pack.Unit{Bytes: make([]byte, 100), NAR: 1000}, time.Second)
+	m.add(pack.Default, measuredUnit(1000, 0.1), time.Second)
 	if got := m.costs()[pack.Default].speed; got >= 1e6 || got < 0.7e6 {
 		t.Errorf("%v after a slower one", got)
+	}
+}
+
+// Levels are never compared by units that one of them alone has compressed.
+func TestWhatCompressesBadlyDoesSoAtAllLevels(t *testing.T) {
+	e := expectedCosts()
+	const unit = 8 << 20
+	for _, tt := range []struct {
+		rule   string
+		level  pack.Level
+		ratios []float64
+		// least and most are the factor that is learned.
+		least, most float64
+	}{
+		{"as one expects", pack.Best, []float64{e[pack.Best].ratio, e[pack.Best].ratio}, 0.999, 1.001},
+		{"hard units", pack.Best, slices.Repeat([]float64{2 * e[pack.Best].ratio}, 4), 1.9, 2},
+		{"easy units", pack.Fastest, slices.Repeat([]float64{e[pack.Fastest].ratio / 2}, 4), 0.5, 0.55},
+		{"hard units after easy ones", pack.Better, slices.Concat(slices.Repeat([]float64{0.1 * e[pack.Better].ratio}, 20), slices.Repeat([]float64{e[pack.Better].ratio}, 20)), 0.95, 1},
+		{"what was not compressed", pack.Stored, slices.Repeat([]float64{1}, 4), 1, 1},
+	} {
+		t.Run(tt.rule, func(t *testing.T) {
+			var m costMeter
+			for _, ratio := range tt.ratios {
+				m.add(tt.level, measuredUnit(unit, ratio), time.Second)
+			}
+			c := m.costs()
+			for level := pack.Fastest; level <= pack.Best; level++ {
+				if factor := c[level].ratio / e[level].ratio; factor < tt.least || factor > tt.most {
+					t.Errorf("%v: %v as many bytes as one expects, want %v to %v", level, factor, tt.least, tt.most)
+				}
+			}
+			if c[pack.Stored].ratio != e[pack.Stored].ratio {
+				t.Errorf("what is not compressed has %v", c[pack.Stored].ratio)
+			}
+		})
+	}
+}
+
+func TestAHardUnitDoesNotMakeABetterLevelSeemWorse(t *testing.T) {
+	var m costMeter
+	e := expectedCosts()
+	spent := func(level pack.Level) time.Duration {
+		return time.Duration(8 << 20 / e[level].speed * float64(time.Second))
+	}
+	m.add(pack.Better, measuredUnit(8<<20, 0.2), spent(pack.Better))
+	for range 3 { // the best level has had nothing but hard units
+		m.add(pack.Best, measuredUnit(8<<20, 0.5), spent(pack.Best))
+	}
+	if got := chooseLevel(m.costs(), 1.25e6, 2, kindPlain); got != pack.Best {
+		t.Errorf("%v over 10 Mbit/s", got)
+	}
+}
+
+func TestATinyUnitDoesNotSayHowOthersCompress(t *testing.T) {
+	var m costMeter
+	m.add(pack.Default, measuredUnit(2000, 1), time.Millisecond)
+	if got, want := m.costs()[pack.Default].ratio, expectedCosts()[pack.Default].ratio; got > 1.1*want {
+		t.Errorf("%v, want hardly more than %v", got, want)
 	}
 }
 

@@ -165,6 +165,7 @@ type memoryHost struct {
 
 // memoryTransfer is what a memoryHost knows of a transfer.
 type memoryTransfer struct {
+	host     *memoryHost
 	id       string
 	attempt  int
 	next     uint32
@@ -350,8 +351,9 @@ func (h *memoryHost) missing(params proto.MissingRequest) (result proto.MissingR
 	return result, nil
 }
 
-// Path implements [pack.Sink].
-func (h *memoryHost) Path(_ context.Context, info storepath.Info, _ storepath.Path, nar io.Reader) error {
+// Path implements [pack.Sink]. The host may have forgotten the transfer by then.
+func (t *memoryTransfer) Path(_ context.Context, info storepath.Info, _ storepath.Path, nar io.Reader) error {
+	h := t.host
 	data, err := io.ReadAll(nar)
 	if err != nil {
 		return err
@@ -367,7 +369,7 @@ func (h *memoryHost) Path(_ context.Context, info storepath.Info, _ storepath.Pa
 		return errors.New("the NAR has another hash")
 	}
 	h.store.put(info.Path, data, info.References...)
-	h.transfer.acks = append(h.transfer.acks, info.Path.String())
+	t.acks = append(t.acks, info.Path.String())
 	h.cond.Broadcast()
 	return nil
 }
@@ -383,7 +385,8 @@ func (h *memoryHost) receive(ctx context.Context, params proto.ImportRequest, st
 	h.channels[params.Channel] = true
 	if params.Channel == 0 && params.Attempt == 1 {
 		// Its context outlives the connection.
-		h.transfer = &memoryTransfer{id: params.Transfer, waiting: map[uint32][]byte{}, unpacker: pack.NewUnpacker(context.Background(), h, h)}
+		h.transfer = &memoryTransfer{host: h, id: params.Transfer, waiting: map[uint32][]byte{}}
+		h.transfer.unpacker = pack.NewUnpacker(context.Background(), h, h.transfer)
 	}
 	tr := h.transfer
 	if tr == nil || tr.id != params.Transfer {

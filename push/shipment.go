@@ -182,7 +182,7 @@ func (s *shipment) take(channels int) (number int, job *work, err error) {
 func (s *shipment) orderNext() {
 	o := s.level
 	n := s.next + len(s.ahead)
-	o.spec, o.key = s.cargo.specs[n], s.cargo.keys[n]
+	o.spec, o.keys = s.cargo.specs[n], s.cargo.keys[n]
 	if !o.exact {
 		kind := kindOf(o.spec)
 		costs, workers := s.shop.costs(kind)

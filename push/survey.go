@@ -42,7 +42,7 @@ type survey struct {
 type cargo struct {
 	specs []pack.Spec
 	// keys are the specs' keys.
-	keys [][sha256.Size]byte
+	keys []pack.Keys
 	// infos are the paths, and bytes the size of their NARs together.
 	infos []closure.PathInfo
 	bytes uint64
@@ -247,7 +247,7 @@ func (s *survey) load(m manifest) *cargo {
 	}
 	c.specs = pack.Layout(items)
 	for _, spec := range c.specs {
-		c.keys = append(c.keys, spec.Key())
+		c.keys = append(c.keys, spec.Keys())
 	}
 	return c
 }

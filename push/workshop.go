@@ -48,11 +48,14 @@ type workshop struct {
 	asked, made float64
 }
 
-// workKey names a unit: its spec's key, and the level.
+// workKey names a unit: its spec's key for the level, and the level.
 type workKey struct {
 	spec  [32]byte
 	level pack.Level
 }
+
+// at is the name of a unit at a level.
+func at(keys pack.Keys, level pack.Level) workKey { return workKey{keys.At(level), level} }
 
 // work is a unit that is ordered, being made, or made.
 type work struct {
@@ -75,7 +78,7 @@ type lane struct {
 // order is what a host wants to have made.
 type order struct {
 	spec  pack.Spec
-	key   [32]byte
+	keys  pack.Keys
 	level pack.Level
 	// exact says that no other level will do.
 	exact bool
@@ -132,7 +135,7 @@ func (w *workshop) order(l *lane, o order) *work {
 	w.asked += float64(o.spec.NAR())
 	job := w.find(o)
 	if job == nil {
-		job = &work{key: workKey{o.key, o.level}, spec: o.spec, done: make(chan struct{})}
+		job = &work{key: at(o.keys, o.level), spec: o.spec, done: make(chan struct{})}
 		w.works[job.key] = job
 	}
 	if job.users++; job.users == 1 && job.ready {
@@ -148,16 +151,16 @@ func (w *workshop) order(l *lane, o order) *work {
 
 // find returns a unit that is known and will do: of the level that is wanted, else a better one, else the next one below.
 func (w *workshop) find(o order) *work {
-	if job := w.works[workKey{o.key, o.level}]; job != nil || o.exact {
+	if job := w.works[at(o.keys, o.level)]; job != nil || o.exact {
 		return job
 	}
 	for level := o.level + 1; level <= pack.Best; level++ {
-		if job := w.works[workKey{o.key, level}]; job != nil {
+		if job := w.works[at(o.keys, level)]; job != nil {
 			return job
 		}
 	}
 	if below := o.level - 1; below >= pack.Fastest && acceptable(below, o.level) {
-		return w.works[workKey{o.key, below}]
+		return w.works[at(o.keys, below)]
 	}
 	return nil
 }

@@ -35,7 +35,7 @@ func (p *countingPacker) Pack(ctx context.Context, spec pack.Spec, level pack.Le
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.made[workKey{spec.Key(), level}]++
+	p.made[at(spec.Keys(), level)]++
 	p.order = append(p.order, spec.Items[0].Info.Path.Name())
 	if p.fail != nil {
 		return pack.Unit{}, p.fail
@@ -68,7 +68,7 @@ func testOrder(name string, level pack.Level) order {
 		panic(err)
 	}
 	spec := pack.Spec{Items: []pack.Item{{Info: storepath.Info{Path: path, NarSize: 1000}}}}
-	return order{spec: spec, key: spec.Key(), level: level}
+	return order{spec: spec, keys: spec.Keys(), level: level}
 }
 
 func TestAUnitIsMadeOnceForAllHosts(t *testing.T) {

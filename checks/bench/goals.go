@@ -26,7 +26,7 @@ var goals = [...]goal{
 	{"mass rebuild, 100 Mbit/s: time, of an import of the same paths on the target", overFloor, 1.3, true, "×"},
 	{"mass rebuild, 10 Mbit/s: as fast as the best of Nix's own tools, times", faster("rebuild", "10m", nixTools), 15, false, "×"},
 	{"patch release: bytes on the wire, of the NARs", share("patch", "100m"), 5, true, " %"},
-	{"upgrade: bytes on the wire, of what zstd -19 makes of the NARs", ofZstd19, 75, true, " %"},
+	{"upgrade, 10 Mbit/s, where bytes decide: bytes on the wire, of what zstd -19 makes of the NARs", ofZstd19, 75, true, " %"},
 	{"no-op, 150 ms: round trips of the push itself", roundTrips, 2, true, ""},
 	{fmt.Sprintf("%d hosts: the sender's CPU time, of that for one", manyHosts), manyCPU, 2, true, "×"},
 	{"drop at 50 %: bytes sent twice", sentTwice, 5, true, " %"},
@@ -68,8 +68,9 @@ func overFloor(r *results) (float64, bool) {
 	return ratio(r.median(at("rebuild", "100m"), fleet, seconds), r.median(at("rebuild", "unlimited"), floor, seconds))
 }
 
+// ofZstd19 looks at a slow link: over a faster one, a push takes the level that is over first, not the one that sends least.
 func ofZstd19(r *results) (float64, bool) {
-	return percent(r.median(at("upgrade", "100m"), fleet, wireBytes), float64(r.Facts["upgrade"].Zstd19))
+	return percent(r.median(at("upgrade", "10m"), fleet, wireBytes), float64(r.Facts["upgrade"].Zstd19))
 }
 
 // roundTrips counts by time: the step "push" begins when the session stands.

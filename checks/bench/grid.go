@@ -94,7 +94,7 @@ func (c cell) methods() []string {
 }
 
 // goalCells are the cells that a goal names.
-const goalCells = "fresh:unlimited,fresh:100m,rebuild:unlimited,rebuild:100m,rebuild:10m,patch:100m,upgrade:100m,noop:10m,drop:100m,many:unlimited"
+const goalCells = "fresh:unlimited,fresh:100m,rebuild:unlimited,rebuild:100m,rebuild:10m,patch:100m,upgrade:10m,noop:10m,drop:100m,many:unlimited"
 
 // parseCells reads cells as SCENARIO:LINK, separated by commas; * stands for any.
 func parseCells(text string) ([]cell, error) {

@@ -115,42 +115,45 @@ func (p *Packer) describe(base delta.Base, nar []byte, off int64) (delta.Stats, 
 	return stats, err == nil
 }
 
-// piece describes the segment at off by the base, if that pays, and says whether it pays for sure.
-func (p *Packer) piece(e *entry, nar []byte, off int64) (sure bool) {
+// piece describes the segment at off by the base, if that pays, and says which part of it is new then: all where it does not pay.
+func (p *Packer) piece(e *entry, nar []byte, off int64) (fresh float64) {
 	p.bodies = p.bodies[:0]
 	base := p.base(*e, delta.MaxSize)
 	if base == nil {
-		return false
+		return 1
 	}
 	defer base.Close()
 	at, share := align(base, nar, off, int64(e.info.NarSize))
 	if share == 1 && p.equal(base, nar, at) {
 		e.body = bodySame
 		p.bodies = binary.AppendUvarint(p.bodies, zigzag(at-off))
-		return true
+		return 0
 	}
 	if share < knownShare && p.hurried() && !p.isNear(base, nar, at) {
-		return false
+		return 1
 	}
 	from, size := around(at, share, base.Size())
 	stats, ok := p.describe(io.NewSectionReader(base, from, size), nar, at-from)
-	return ok && p.takePiece(e, stats, int64(len(nar)), from, size)
+	if !ok {
+		return 1
+	}
+	return p.takePiece(e, stats, int64(len(nar)), from, size)
 }
 
-// takePiece takes the delta that was made of a segment against a piece of the base, if it pays, and says whether it pays for sure.
-func (p *Packer) takePiece(e *entry, stats delta.Stats, nar, from, size int64) (sure bool) {
-	if stats.Literal*10 > nar*9 {
-		return false
+// takePiece takes the delta that was made of a segment against a piece of the base, if it pays, and says which part is new.
+func (p *Packer) takePiece(e *entry, stats delta.Stats, nar, from, size int64) (fresh float64) {
+	if stats.Literal*10 > nar*9 || int64(p.made.Len()) > nar {
+		return 1
 	}
 	e.body = bodyDelta
 	p.bodies = binary.AppendUvarint(p.bodies, uint64(from))
 	p.bodies = binary.AppendUvarint(p.bodies, uint64(size))
 	p.bodies = append(p.bodies, p.made.Bytes()...)
-	return stats.Literal*4 < nar
+	return float64(stats.Literal) / float64(nar)
 }
 
 // hurried says that the level is one of fast links. There, a path that has little in common with its base, byte for byte, has arrived as it is before its delta is made.
-func (p *Packer) hurried() bool { return p.stored || p.level <= Default }
+func (p *Packer) hurried() bool { return p.compressor.level <= Default }
 
 // isNear says whether half of some bytes of nar are in the base, not far from where they would be if nar was at off.
 func (p *Packer) isNear(base *baseView, nar []byte, off int64) bool {

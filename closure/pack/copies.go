@@ -50,17 +50,17 @@ func (p *Packer) assembleSmall(e *entry, copies []delta.Copy, nar []byte) bool {
 	return true
 }
 
-// assemblePiece describes the segment at off by its copies, if that pays, and says whether it pays for sure.
-func (p *Packer) assemblePiece(e *entry, copies []delta.Copy, nar []byte, off int64) (sure bool) {
+// assemblePiece describes the segment at off by its copies, if that pays, and says which part of it is new then: all where it does not pay.
+func (p *Packer) assemblePiece(e *entry, copies []delta.Copy, nar []byte, off int64) (fresh float64) {
 	p.bodies = p.bodies[:0]
 	size := int64(len(nar))
 	switch {
 	case len(copies) == 0:
-		return false
+		return 1
 	case whole(copies, size):
 		e.body = bodySame
 		p.bodies = binary.AppendUvarint(p.bodies, zigzag(copies[0].Base-off))
-		return true
+		return 0
 	}
 	from, to := int64(e.baseSize), int64(0)
 	for _, c := range copies {
@@ -71,7 +71,10 @@ func (p *Packer) assemblePiece(e *entry, copies []delta.Copy, nar []byte, off in
 		moved[i].Base -= from
 	}
 	stats, ok := p.assemble(to-from, nar, moved)
-	return ok && p.takePiece(e, stats, size, from, to-from)
+	if !ok {
+		return 1
+	}
+	return p.takePiece(e, stats, size, from, to-from)
 }
 
 // assemble makes the delta of nar in p.made. It says false where there is none.

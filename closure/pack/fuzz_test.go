@@ -29,31 +29,20 @@ func (c *careful) Path(_ context.Context, info storepath.Info, _ storepath.Path,
 // fuzzed is what lies within them.
 func FuzzUnpack(f *testing.F) {
 	p := makePush(f)
-	z, err := newDecompressor()
-	if err != nil {
-		f.Fatal(err)
-	}
 	for _, unit := range p.units {
-		kind, raw, frame, err := split(unit.Bytes)
-		if err != nil {
-			f.Fatal(err)
-		}
-		content, err := decompress(z, frame, nil)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(kind, raw, content[:min(len(content), 1<<12)], unit.Bytes[:min(len(unit.Bytes), 1<<10)])
+		s := take(f, unit)
+		f.Add(s.kind, s.raw, s.text, s.bodies[:min(len(s.bodies), 1<<12)], unit.Bytes[:min(len(unit.Bytes), 1<<10)])
 	}
 	raw, text, err := writeHead(everyKind(newWorld(1)))
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(byte(kindBatch), raw, append(text, make([]byte, 300)...), []byte("flu\x01\x00"))
+	f.Add(byte(kindBatch), raw, append([]byte{0, 0}, text...), make([]byte, 300), []byte("flu\x02\x00"))
 	c, err := newCompressor(Fastest)
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Fuzz(func(t *testing.T, kind byte, raw, content, whole []byte) {
+	f.Fuzz(func(t *testing.T, kind byte, raw, text, bodies, whole []byte) {
 		sink := &careful{t: t}
 		u := NewUnpacker(context.Background(), p, sink)
 		defer u.Close()
@@ -70,7 +59,7 @@ func FuzzUnpack(f *testing.F) {
 				check(u.Unit(unit.Bytes))
 			}
 		}
-		check(u.Unit(join(kind, raw, c.EncodeAll(content, nil))))
+		check(u.Unit(parts{kind, raw, c.EncodeAll(text, nil), c.EncodeAll(bodies, nil)}.join()))
 		check(u.End())
 		if p.open > 1 {
 			t.Errorf("%d views are open", p.open)

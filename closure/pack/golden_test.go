@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"flag"
 	"os"
+	"strings"
 	"testing"
 
 	"fleet/closure/storepath"
@@ -56,24 +57,40 @@ func makeVectors(t *testing.T) []vector {
 
 	zeros := func(name string, size int) storepath.Info { return s.add(w.path(name), make([]byte, size)) }
 	large, base := zeros("large", SegmentSize+2000), zeros("base", SegmentSize+3000)
+	long := strings.Repeat(story, 1+leastBodies/len(story))
+	before, after := add("before-1.0", long+"the first. "), add("after-1.0", "the second. "+long)
+	noise := make([]byte, 6000)
+	w.fill(noise)
+	ground, moved := add("noise-1.0", string(noise)), add("noise-1.1", string(scattered(w, noise)))
 	cases := []struct {
 		rule  string
-		items []Item
+		specs []Spec
+		level Level
 	}{
-		{"plain paths", plain([]storepath.Info{plainA, plainB})},
-		{"the base with other hashes, a delta, a map that is listed", []Item{
+		{"plain paths", Layout(plain([]storepath.Info{plainA, plainB})), Default},
+		{"the base with other hashes, a delta, a map that is listed", Layout([]Item{
 			{Info: newLib}, {Info: same, Base: old, Refs: maps}, {Info: changed, Base: old, Refs: map[string]string{plainA.Path.Hash(): newLib.Path.Hash(), old.Path.Hash(): changed.Path.Hash()}},
-		}},
-		{"plain segments", plain([]storepath.Info{large})},
-		{"segments of a base", []Item{{Info: large, Base: base}}},
+		}), Default},
+		{"plain segments", Layout(plain([]storepath.Info{large})), Default},
+		{"segments of a base", Layout([]Item{{Info: large, Base: base}}), Default},
+		{"a unit with its past", []Spec{
+			{Items: plain([]storepath.Info{before})}, {Items: plain([]storepath.Info{after}), Past: Past{Items: plain([]storepath.Info{before})}},
+		}, Better},
+		{"a path with its base as ground", Layout([]Item{{Info: moved, Base: ground, Refs: map[string]string{ground.Path.Hash(): moved.Path.Hash()}}}), Best},
 	}
+	p := NewPacker(s)
+	defer p.Close()
 	var made []vector
 	for _, c := range cases {
+		var items []Item
 		v := vector{Rule: c.rule, Bases: make(map[string][]byte), ZeroBases: make(map[string]int)}
-		for _, unit := range packAll(t, s, c.items, Default) {
-			v.Units = append(v.Units, unit.Bytes)
+		for _, spec := range c.specs {
+			v.Units = append(v.Units, mustPack(t, p, spec, c.level).Bytes)
+			if spec.Segment == 0 {
+				items = append(items, spec.Items...)
+			}
 		}
-		for _, item := range c.items {
+		for _, item := range items {
 			v.Paths = append(v.Paths, describeVector(item.Info, s))
 			switch {
 			case item.large() && !item.Base.Path.IsZero():
@@ -121,7 +138,7 @@ func TestGoldenVectors(t *testing.T) {
 	for _, v := range all {
 		checkVector(t, v)
 	}
-	if len(all) < 4 {
+	if len(all) < 6 {
 		t.Errorf("%d vectors", len(all))
 	}
 }

@@ -22,6 +22,9 @@ type entry struct {
 	body int
 }
 
+// grounded says whether the base is part of what the bodies of a batch were compressed with.
+func (e entry) grounded() bool { return e.body == bodyPlain && !e.base.IsZero() }
+
 // pair is a hash part in the base, and the one that the path has in its place.
 type pair struct{ from, to string }
 

@@ -14,7 +14,17 @@ type Spec struct {
 	Items []Item
 	// Segment counts from 0. It is 0 for small paths.
 	Segment int
+	// Past is what the unit before describes. Nothing of its own past matters, so no unit depends on more than one other.
+	Past Past
 }
+
+// Past is what the unit before another one describes: its paths, or a segment. The zero value is none: the unit is the first, or stands for itself.
+type Past struct {
+	Items   []Item
+	Segment int
+}
+
+func (p Past) spec() Spec { return Spec{Items: p.Items, Segment: p.Segment} }
 
 const (
 	// batchTarget is the mean size of batches that are not cut for other reasons, in bytes of NARs: large enough that paths
@@ -64,6 +74,9 @@ func Layout(items []Item) []Spec {
 		}
 	}
 	l.cut()
+	for n := 1; n < len(l.specs); n++ {
+		l.specs[n].Past = Past{l.specs[n-1].Items, l.specs[n-1].Segment}
+	}
 	return l.specs
 }
 
@@ -115,9 +128,34 @@ func last(item Item) bool {
 	return uint64(binary.BigEndian.Uint32(sum[:])) < chance
 }
 
-// Key identifies the bytes of a unit, beside the level: equal keys, equal bytes.
-func (s Spec) Key() [sha256.Size]byte {
-	k := key{[]byte("fleet unit 1\n")}
+// Keys identify the bytes of a unit, beside the level.
+type Keys struct {
+	// alone is for levels at which units stand for themselves, with for those at which they are made with their past.
+	alone, with [sha256.Size]byte
+}
+
+// At is the key for a level: equal keys and levels, equal bytes.
+func (k Keys) At(level Level) [sha256.Size]byte {
+	if level.past() > 0 {
+		return k.with
+	}
+	return k.alone
+}
+
+// Keys returns the spec's keys.
+func (s Spec) Keys() Keys {
+	alone := s.key()
+	k := key{append([]byte("fleet past 1\n"), alone[:]...)}
+	k.number(uint64(s.Past.Segment))
+	k.number(uint64(len(s.Past.Items)))
+	for _, item := range s.Past.Items {
+		k.contents(item.Info)
+	}
+	return Keys{alone, sha256.Sum256(k.data)}
+}
+
+func (s Spec) key() [sha256.Size]byte {
+	k := key{[]byte("fleet unit 2\n")}
 	k.number(uint64(s.Segment))
 	k.number(uint64(len(s.Items)))
 	for _, item := range s.Items {

@@ -67,23 +67,29 @@ func TestTwoHostsThatMissAlmostTheSameShareMostUnits(t *testing.T) {
 			items = append(items, item)
 		}
 	}
-	mine := make(map[[32]byte]bool)
+	alone, with := make(map[[32]byte]bool), make(map[[32]byte]bool)
 	all := Layout(items)
 	for _, spec := range all {
-		mine[spec.Key()] = true
+		keys := spec.Keys()
+		alone[keys.At(Default)], with[keys.At(Best)] = true, true
 	}
 	for range 10 {
 		at := w.IntN(len(items))
 		other := slices.Delete(slices.Clone(items), at, at+1)
-		shared := 0
+		shared, sharedPast := 0, 0
 		specs := Layout(other)
 		for _, spec := range specs {
-			if mine[spec.Key()] {
+			keys := spec.Keys()
+			if alone[keys.At(Default)] {
 				shared++
 			}
+			if with[keys.At(Best)] {
+				sharedPast++
+			}
 		}
-		if shared < len(specs)-3 {
-			t.Errorf("without path %d, %d of %d units are the same", at, shared, len(specs))
+		// The unit behind one that changed has another past.
+		if shared < len(specs)-3 || sharedPast < shared-3 {
+			t.Errorf("without path %d, %d of %d units are the same, and %d with their past", at, shared, len(specs), sharedPast)
 		}
 	}
 	if len(all) < 20 {
@@ -153,15 +159,15 @@ func TestAKeyIsEverythingThatTheBytesDependOn(t *testing.T) {
 		}}}
 	}
 	one, other := spec(), spec()
-	if one.Key() != other.Key() {
+	if one.Keys() != other.Keys() {
 		t.Error("equal specs have two keys")
 	}
 	same := spec()
 	same.Items[0].Base.Signatures = []string{"key:abc"}
-	if same.Key() != one.Key() {
+	if same.Keys() != one.Keys() {
 		t.Error("a signature of the base changes the key")
 	}
-	keys := map[[32]byte]string{one.Key(): "nothing"}
+	keys := map[[32]byte]string{one.Keys().At(Default): "nothing", one.Keys().At(Best): "nothing, with a past"}
 	for name, change := range map[string]func(*Spec, *Item){
 		"segment":        func(s *Spec, _ *Item) { s.Segment = 1 },
 		"item":           func(s *Spec, _ *Item) { s.Items = append(s.Items, Item{}) },
@@ -182,10 +188,64 @@ func TestAKeyIsEverythingThatTheBytesDependOn(t *testing.T) {
 	} {
 		changed := spec()
 		change(&changed, &changed.Items[0])
-		if other, twice := keys[changed.Key()]; twice {
+		for _, level := range []Level{Default, Best} {
+			key := changed.Keys().At(level)
+			if other, twice := keys[key]; twice {
+				t.Errorf("%v: another %s has the key of another %s", level, name, other)
+			}
+			keys[key] = name
+		}
+	}
+}
+
+func TestTheKeyOfAUnitWithAPastHasWhatThePastDependsOn(t *testing.T) {
+	w := newWorld(4)
+	path, before, ref := w.path("path"), w.path("before"), w.path("ref")
+	spec := func() Spec {
+		past := Past{Items: []Item{{Info: storepath.Info{Path: before, NarSize: 500}, Base: storepath.Info{Path: ref, NarSize: 500}}}}
+		return Spec{Items: []Item{{Info: storepath.Info{Path: path, NarSize: 500}}}, Past: past}
+	}
+	one := spec().Keys()
+	keys := map[[32]byte]string{one.At(Better): "nothing"}
+	for name, change := range map[string]func(*Past){
+		"nothing before": func(p *Past) { *p = Past{} },
+		"segment":        func(p *Past) { p.Segment = 1 },
+		"path":           func(p *Past) { p.Items[0].Info.Path = ref },
+		"hash":           func(p *Past) { p.Items[0].Info.NarHash[0]++ },
+		"size":           func(p *Past) { p.Items[0].Info.NarSize++ },
+		"paths":          func(p *Past) { p.Items = append(p.Items, p.Items[0]) },
+	} {
+		changed := spec()
+		change(&changed.Past)
+		key := changed.Keys()
+		if other, twice := keys[key.At(Better)]; twice {
 			t.Errorf("another %s has the key of another %s", name, other)
 		}
-		keys[changed.Key()] = name
+		keys[key.At(Better)] = name
+		if key.At(Default) != one.At(Default) {
+			t.Errorf("another %s changes the key of a level that looks at no past", name)
+		}
+	}
+	other := spec()
+	other.Past.Items[0].Base.Path, other.Past.Items[0].Info.Signatures = path, []string{"key:abc"}
+	if other.Keys() != one {
+		t.Error("how the unit before is described changes the key")
+	}
+}
+
+func TestAUnitsPastIsTheUnitBeforeItAndNothingMore(t *testing.T) {
+	specs := Layout(sizes(newWorld(8), 400))
+	for n, spec := range specs {
+		if n == 0 {
+			if spec.Past.Items != nil {
+				t.Error("the first unit has a past")
+			}
+			continue
+		}
+		before := specs[n-1]
+		if past := spec.Past.spec(); past.NAR() != before.NAR() || past.Segment != before.Segment || past.Items[0].Info.Path != before.Items[0].Info.Path || past.Past.Items != nil {
+			t.Errorf("unit %d: %d bytes of %q as its past", n, past.NAR(), past.Items[0].Info.Path)
+		}
 	}
 }
 
@@ -204,6 +264,10 @@ func TestASpecThatNoLayoutMakesIsRefused(t *testing.T) {
 		if err := new(Packer).prepare(spec, Default); err == nil {
 			t.Errorf("%s: no error", name)
 		}
+	}
+	impossible := Spec{Items: []Item{item(5)}, Past: Past{Items: []Item{item(5)}, Segment: 1}}
+	if err := new(Packer).prepare(impossible, Default); err == nil {
+		t.Error("a past that no layout makes: no error")
 	}
 	if err := new(Packer).prepare(Spec{Items: []Item{item(5)}}, levels); err == nil || !strings.Contains(err.Error(), "level 5") {
 		t.Errorf("an unknown level: %v", err)

@@ -3,7 +3,8 @@
 //
 // A unit is a few MiB at most, and its bytes depend on its [Spec], the level and the contents of the paths that it names alone. So
 // units are made by several workers, once for many hosts, and again after a connection that broke. A [Layout] cuts a list of
-// paths into specs, a [Packer] makes units, an [Unpacker] takes them in order and hands NARs to a [Sink].
+// paths into specs, a [Packer] makes units, an [Unpacker] takes them in order and hands NARs to a [Sink]. At some levels a unit is
+// compressed with the NARs of the one before it, which both sides have by then.
 //
 // Nothing that is unpacked is trusted: any bytes give an error or NARs of the stated sizes, never a panic, and memory is
 // bounded. NARs are not verified here; the sink does that by their hashes, before anything is registered.
@@ -25,7 +26,7 @@ const (
 	// SegmentSize is how much of a larger NAR one unit describes, in bytes: it bounds the memory of both sides.
 	SegmentSize = 8 << 20
 	// MaxUnit is the largest unit, in bytes: a bound for whoever reads one.
-	MaxUnit = prefixSize + maxRaw + maxFrame + maxFrame>>10
+	MaxUnit = prefixSize + maxRaw + maxText + maxBodies + (maxText+maxBodies)>>10
 
 	// maxBatchNAR bounds the NARs of a batch, in bytes, maxBatch their number.
 	maxBatchNAR = 8 << 20
@@ -37,8 +38,12 @@ const (
 	// maxRaw and maxText bound what a unit says of its paths, in bytes: hashes and signatures, and all else.
 	maxRaw  = 2 << 20
 	maxText = 2 << 20
-	// maxFrame bounds the compressed part before it is compressed, in bytes: all of the text and one segment.
-	maxFrame = maxText + SegmentSize
+	// maxBodies bounds what a unit says of NARs, in bytes: as many as it describes, and where they are in a base.
+	maxBodies = SegmentSize + 1<<10
+	// maxHistory bounds what a unit's bodies are compressed with, in bytes: at most maxPast of the NARs of the unit before, and maxGround of bases.
+	maxHistory = maxPast + maxGround
+	maxPast    = SegmentSize
+	maxGround  = 8 << 20
 	// maxPaths bounds the paths of one push. The unpacker remembers each.
 	maxPaths = 1 << 18
 )
@@ -145,7 +150,7 @@ func formatError(format string, args ...any) error {
 // Format of a unit.
 const (
 	magic   = "flu"
-	version = 1
+	version = 2
 	// prefixSize is the longest prefix: magic, version, kind, two sizes, checksum.
 	prefixSize = len(magic) + 1 + 1 + 4 + 4 + 4
 )

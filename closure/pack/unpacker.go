@@ -10,8 +10,6 @@ import (
 	"io"
 	"slices"
 
-	"github.com/klauspost/compress/zstd"
-
 	"fleet/closure/delta"
 	"fleet/closure/storepath"
 )
@@ -25,17 +23,18 @@ type Sink interface {
 
 // Unpacker takes the units of one push in order. It must not be used concurrently.
 //
-// It holds at most 24 MiB beside the unit that it is given: what the unit's compressed part holds, what the delta decoder needs,
+// It holds at most 32 MiB beside the unit that it is given: what the unit's compressed parts hold, the NARs that come of it, what the delta decoder needs,
 // and a table of the paths that came. A large path's [Sink.Path] runs in a goroutine of its own until its last segment, an error, or Close.
 type Unpacker struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	views  Views
 	sink   Sink
-	zstd   *zstd.Decoder
+	zstd   *decompressor
 	delta  *delta.Decoder
-	// content is what a unit holds, nar the NAR of a small path, or a piece of a large one.
-	content, nar []byte
+	// text is what a unit says of its paths, bodies what it says of their NARs, and nar what comes of that: all NARs of the unit, or the segment. It
+	// is the past of the next one.
+	text, bodies, nar []byte
 	// seen has the paths that came, by a hash that nobody can foresee.
 	seen  map[uint64]struct{}
 	seed  maphash.Seed
@@ -85,9 +84,9 @@ func (u *Unpacker) Close() {
 	u.abandon(errClosed)
 	u.cancel(errClosed)
 	if u.zstd != nil {
-		u.zstd.Close()
+		u.zstd.close()
 	}
-	u.zstd, u.delta, u.content, u.nar, u.seen = nil, nil, nil, nil, nil
+	u.zstd, u.delta, u.text, u.bodies, u.nar, u.seen = nil, nil, nil, nil, nil, nil
 }
 
 // abandon ends a path that is not complete.
@@ -115,48 +114,106 @@ func (u *Unpacker) unit(b []byte) error {
 	if err := u.prepare(); err != nil {
 		return err
 	}
-	kind, raw, frame, err := split(b)
+	p, err := split(b)
 	if err != nil {
 		return err
 	}
-	if u.content, err = decompress(u.zstd, frame, u.content); err != nil {
+	if u.text, err = u.zstd.decompress(p.head, nil, u.text, maxText); err != nil {
 		return err
 	}
-	if u.large != nil && kind != kindFurther {
+	h, text, err := readHistory(u.text, p.kind)
+	if err != nil {
+		return err
+	}
+	if u.large != nil && p.kind != kindFurther {
 		return formatError("another path begins within %q, after %d of %d segments", u.large.info.Path, u.large.next, u.large.segments())
 	}
-	switch kind {
+	c := closed{h, p.bodies}
+	switch p.kind {
 	case kindBatch:
-		return u.batch(raw)
+		return u.batch(p.raw, text, c)
 	case kindFirst:
-		return u.first(raw)
+		return u.first(p.raw, text, c)
 	case kindFurther:
-		return u.further(raw)
+		return u.further(p.raw, text, c)
 	}
-	return formatError("a unit has the unknown kind %d", kind)
+	return formatError("a unit has the unknown kind %d", p.kind)
 }
 
-// heads reads what a unit says of its paths, and returns what lies behind it.
-func (u *Unpacker) heads(raw []byte) ([]entry, []byte, error) {
-	entries, rest, err := readHead(raw, u.content)
+// closed are bodies that were not decompressed yet, and what they were compressed with.
+type closed struct {
+	history
+	frame []byte
+}
+
+// open decompresses a unit's bodies. Where they were compressed with bases, read fills its argument with them. Then a base may be another than
+// it was, which is the error of a path.
+func (u *Unpacker) open(c closed, read func(ground []byte) error) error {
+	if c.past > uint64(len(u.nar)) {
+		return formatError("a unit was made with the last %d bytes of the %d before it", c.past, len(u.nar))
+	}
+	u.bodies = u.bodies[:0]
+	with := u.nar[len(u.nar)-int(c.past):]
+	if c.ground > 0 {
+		if err := read(u.behind(with, int(c.ground))); err != nil {
+			return err
+		}
+		with = u.nar
+	}
+	var err error
+	if len(c.frame) > 0 {
+		u.bodies, err = u.zstd.decompress(c.frame, with, u.bodies, maxBodies)
+	}
+	u.nar = u.nar[:0]
+	if err != nil && c.ground > 0 {
+		return fmt.Errorf("%w, or the unit: %v", errBase, err)
+	}
+	return err
+}
+
+// behind makes past the beginning of u.nar, and returns what lies behind it.
+func (u *Unpacker) behind(past []byte, size int) []byte {
+	all := u.nar[:0]
+	if cap(all) < len(past)+size {
+		all = make([]byte, 0, maxHistory)
+	}
+	u.nar = append(all, past...)[:len(past)+size]
+	return u.nar[len(past):]
+}
+
+// grow makes room for the NARs of a unit. It does so for all there may be, but where there is little: the next unit may have more.
+func (u *Unpacker) grow(size uint64) {
+	const little = 1 << 20
+	if size > little {
+		size = SegmentSize
+	}
+	u.nar = slices.Grow(u.nar[:0], int(size))
+}
+
+// heads reads what a unit says of its paths.
+func (u *Unpacker) heads(raw, text []byte) ([]entry, error) {
+	entries, rest, err := readHead(raw, text)
+	if err == nil {
+		err = used(rest)
+	}
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	for _, e := range entries {
 		hash := maphash.String(u.seed, e.info.Path.Base())
 		if _, twice := u.seen[hash]; twice {
-			return nil, nil, formatError("%q came before", e.info.Path)
+			return nil, formatError("%q came before", e.info.Path)
 		}
 		if len(u.seen) == maxPaths {
-			return nil, nil, formatError("a push of more than %d paths", maxPaths)
+			return nil, formatError("a push of more than %d paths", maxPaths)
 		}
 		u.seen[hash] = struct{}{}
 	}
-	return entries, rest, nil
+	return entries, nil
 }
 
-func (u *Unpacker) batch(raw []byte) error {
-	entries, rest, err := u.heads(raw)
+func (u *Unpacker) batch(raw, text []byte, c closed) error {
+	entries, err := u.heads(raw, text)
 	if err != nil {
 		return err
 	}
@@ -166,6 +223,16 @@ func (u *Unpacker) batch(raw []byte) error {
 			return formatError("%q, of %d bytes, is too large for a batch", e.info.Path, e.info.NarSize)
 		}
 	}
+	if err := u.open(c, func(ground []byte) error { return u.lay(entries, ground) }); err != nil {
+		var named *PathError
+		if errors.Is(err, errBase) && !errors.As(err, &named) {
+			// Of several bases it may be any: whoever sends the first one's path without it will hear of the next.
+			return &PathError{entries[max(0, slices.IndexFunc(entries, entry.grounded))].info.Path, err}
+		}
+		return err
+	}
+	u.grow(total)
+	rest := u.bodies
 	for _, e := range entries {
 		nar, left, err := u.small(e, rest)
 		if err != nil {
@@ -190,13 +257,39 @@ func used(rest []byte) error {
 	return nil
 }
 
-// small makes the NAR of a small path, valid until the next call, and returns what the unit has behind it.
+// lay fills the ground of a batch: the bases of the plain paths that name one.
+func (u *Unpacker) lay(entries []entry, ground []byte) error {
+	for _, e := range entries {
+		if !e.grounded() {
+			continue
+		}
+		if e.baseSize > uint64(len(ground)) {
+			return formatError("a unit was made with less than the base of %q", e.info.Path)
+		}
+		base, err := openBase(u.views, e)
+		if err != nil {
+			return &PathError{e.info.Path, err}
+		}
+		err = errors.Join(readSame(base, ground[:e.baseSize], 0), base.Close())
+		if err != nil {
+			return &PathError{e.info.Path, err}
+		}
+		ground = ground[e.baseSize:]
+	}
+	if len(ground) > 0 {
+		return formatError("a unit was made with %d bytes more than its bases have", len(ground))
+	}
+	return nil
+}
+
+// small makes the NAR of a small path, behind those of the unit that are there, and returns what the unit has behind it.
 func (u *Unpacker) small(e entry, rest []byte) (nar, left []byte, err error) {
 	size := int(e.info.NarSize)
 	if e.body == bodyPlain {
 		if size > len(rest) {
 			return nil, nil, formatError("a unit ends within %q", e.info.Path)
 		}
+		u.nar = append(u.nar, rest[:size]...)
 		return rest[:size], rest[size:], nil
 	}
 	base, err := openBase(u.views, e)
@@ -204,14 +297,26 @@ func (u *Unpacker) small(e entry, rest []byte) (nar, left []byte, err error) {
 		return nil, nil, &PathError{e.info.Path, err}
 	}
 	defer base.Close()
+	begin := len(u.nar)
 	if e.body == bodySame {
-		u.nar = slices.Grow(u.nar[:0], size)[:size]
-		return u.nar, rest, pathError(e.info.Path, readSame(base, u.nar, 0))
+		u.nar = u.nar[:begin+size]
+		nar = u.nar[begin:]
+		return nar, rest, pathError(e.info.Path, readSame(base, nar, 0))
 	}
-	out, r := bytes.NewBuffer(u.nar[:0]), bytes.NewReader(rest)
-	err = u.delta.Decode(out, delta.Patch{Base: base, Delta: r, Size: int64(size)})
-	u.nar = out.Bytes()
-	return u.nar, rest[len(rest)-r.Len():], pathError(e.info.Path, err)
+	r := bytes.NewReader(rest)
+	err = u.delta.Decode(made{u, io.Discard}, delta.Patch{Base: base, Delta: r, Size: int64(size)})
+	return u.nar[begin:], rest[len(rest)-r.Len():], pathError(e.info.Path, err)
+}
+
+// made keeps what is written of a unit's NARs, and hands it on.
+type made struct {
+	unpacker *Unpacker
+	next     io.Writer
+}
+
+func (m made) Write(data []byte) (int, error) {
+	m.unpacker.nar = append(m.unpacker.nar, data...)
+	return m.next.Write(data)
 }
 
 func pathError(path storepath.Path, err error) error {
@@ -232,26 +337,25 @@ func readSame(base baseView, data []byte, off int64) error {
 	return nil
 }
 
-// copySame writes what the base has at off.
+// copySame hands on what the base has at off, and keeps it.
 func (u *Unpacker) copySame(dst io.Writer, base baseView, off, size int64) error {
 	const piece = 64 << 10
-	u.nar = slices.Grow(u.nar[:0], piece)
-	for size > 0 {
-		part := u.nar[:min(size, piece)]
+	u.nar = u.nar[:size]
+	for part := range slices.Chunk(u.nar, piece) {
 		if err := readSame(base, part, off); err != nil {
 			return err
 		}
 		if _, err := dst.Write(part); err != nil {
 			return err
 		}
-		off, size = off+int64(len(part)), size-int64(len(part))
+		off += int64(len(part))
 	}
 	return nil
 }
 
 // first begins a large path.
-func (u *Unpacker) first(raw []byte) error {
-	entries, rest, err := u.heads(raw)
+func (u *Unpacker) first(raw, text []byte, c closed) error {
+	entries, err := u.heads(raw, text)
 	if err != nil {
 		return err
 	}
@@ -259,13 +363,13 @@ func (u *Unpacker) first(raw []byte) error {
 		return formatError("%d paths, the first of %d bytes, come as segments", len(entries), entries[0].info.NarSize)
 	}
 	u.large = u.start(entries[0])
-	return u.segment(entries[0].body, rest)
+	return u.segment(entries[0].body, c)
 }
 
 // further continues a large path.
-func (u *Unpacker) further(raw []byte) error {
-	number, n := binary.Uvarint(u.content)
-	if n <= 0 || n == len(u.content) || len(raw) != hashSize {
+func (u *Unpacker) further(raw, text []byte, c closed) error {
+	number, n := binary.Uvarint(text)
+	if n <= 0 || n+1 != len(text) || len(raw) != hashSize {
 		return formatError("a segment does not say which one it is")
 	}
 	if u.large == nil {
@@ -274,17 +378,20 @@ func (u *Unpacker) further(raw []byte) error {
 	if hash := storepath.EncodeBase32(raw); hash != u.large.info.Path.Hash() || number != uint64(u.large.next) {
 		return formatError("segment %d of %q came instead of segment %d of %q", number, hash, u.large.next, u.large.info.Path.Hash())
 	}
-	body := int(u.content[n])
+	body := int(text[n])
 	if body > bodyDelta || body != bodyPlain && u.large.base.IsZero() {
 		return formatError("segment %d of %q is described in a way that does not exist", number, u.large.info.Path)
 	}
-	return u.segment(body, u.content[n+1:])
+	return u.segment(body, c)
 }
 
 // segment makes the next segment of the large path.
-func (u *Unpacker) segment(body int, rest []byte) error {
+func (u *Unpacker) segment(body int, c closed) error {
 	l := u.large
-	err := u.write(l, body, rest)
+	err := u.open(c, func(ground []byte) error { return l.lay(u.views, ground, c.from) })
+	if err == nil {
+		err = u.write(l, body, u.bodies)
+	}
 	if err == nil {
 		if l.next++; l.next < l.segments() {
 			return nil
@@ -299,11 +406,13 @@ func (u *Unpacker) segment(body int, rest []byte) error {
 func (u *Unpacker) write(l *largePath, body int, rest []byte) error {
 	off := int64(l.next) * SegmentSize
 	size := min(SegmentSize, int64(l.info.NarSize)-off)
+	u.grow(uint64(size))
+	out := made{u, l}
 	if body == bodyPlain {
 		if int64(len(rest)) != size {
 			return formatError("a segment of %q has %d bytes, not %d", l.info.Path, len(rest), size)
 		}
-		_, err := l.Write(rest)
+		_, err := out.Write(rest)
 		return err
 	}
 	base, err := l.openBase(u.views)
@@ -324,7 +433,7 @@ func (u *Unpacker) write(l *largePath, body int, rest []byte) error {
 	}
 	r := bytes.NewReader(rest[n+m:])
 	piece := io.NewSectionReader(base, int64(from), int64(length))
-	if err := u.delta.Decode(l, delta.Patch{Base: piece, Delta: r, Size: size}); err != nil {
+	if err := u.delta.Decode(out, delta.Patch{Base: piece, Delta: r, Size: size}); err != nil {
 		return err
 	}
 	return used(rest[len(rest)-r.Len():])
@@ -374,6 +483,18 @@ func (l *largePath) openBase(views Views) (baseView, error) {
 		l.view = &view
 	}
 	return *l.view, nil
+}
+
+// lay fills the ground of a segment with a piece of the base.
+func (l *largePath) lay(views Views, ground []byte, from uint64) error {
+	if l.base.IsZero() {
+		return formatError("a segment of %q was made with a base, and has none", l.info.Path)
+	}
+	base, err := l.openBase(views)
+	if err != nil {
+		return err
+	}
+	return readSame(base, ground, int64(from))
 }
 
 // Write hands bytes to the sink.

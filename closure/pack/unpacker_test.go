@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -126,7 +127,13 @@ func (s *strictSink) check(t *testing.T, name string) {
 
 func TestAnyChangedByteOfAUnitIsNoticed(t *testing.T) {
 	p := makePush(t)
-	for n, unit := range p.units {
+	t.Run("units that stand for themselves", func(t *testing.T) { checkChanges(t, p.store, p.units) })
+	s, units := noisePast(t)
+	t.Run("units with a past", func(t *testing.T) { checkChanges(t, s, units) })
+}
+
+func checkChanges(t *testing.T, p *store, units []Unit) {
+	for n, unit := range units {
 		const header = 16
 		for at, step := 0, 1; at < len(unit.Bytes); at += step {
 			if at >= header {
@@ -135,7 +142,7 @@ func TestAnyChangedByteOfAUnitIsNoticed(t *testing.T) {
 			changed := bytes.Clone(unit.Bytes)
 			changed[at] ^= 0x41
 			u := NewUnpacker(context.Background(), p, newRemember())
-			for _, before := range p.units[:n] {
+			for _, before := range units[:n] {
 				if err := u.Unit(before.Bytes); err != nil {
 					t.Fatal(err)
 				}
@@ -168,24 +175,19 @@ func TestAnyFieldOfAUnitMayLie(t *testing.T) {
 	p := makePush(t)
 	for n, unit := range p.units {
 		// The contents themselves follow what is said of them. Segments take longer, and say less.
-		said, changes := 300, []byte{1, 0x80, 0xff}
+		most, changes := 20, []byte{1, 0x80, 0xff}
 		if n > 0 && n < 4 {
-			said, changes = 20, changes[:1]
+			changes = changes[:1]
 		}
-		size := 0
-		rewrite(t, unit, func(_ *byte, raw, content []byte) ([]byte, []byte) {
-			size = len(raw) + min(len(content), said)
-			return raw, content
-		})
+		honest := take(t, unit)
+		size := len(honest.raw) + len(honest.text) + min(len(honest.bodies), most)
 		for at := range size {
 			for _, change := range changes {
-				checkLie(t, p, n, at, rewrite(t, unit, func(_ *byte, raw, content []byte) ([]byte, []byte) {
-					if at < len(raw) {
-						raw[at] ^= change
-					} else {
-						content[at-len(raw)] ^= change
-					}
-					return raw, content
+				checkLie(t, p, n, at, rewrite(t, unit, func(s *said) {
+					all := slices.Concat(s.raw, s.text, s.bodies)
+					all[at] ^= change
+					raw, text := len(s.raw), len(s.raw)+len(s.text)
+					s.raw, s.text, s.bodies = all[:raw], all[raw:text], all[text:]
 				}))
 			}
 		}
@@ -230,24 +232,49 @@ func TestACutUnitIsRefused(t *testing.T) {
 	}
 }
 
-// rewrite makes a unit with other contents from one.
-func rewrite(t *testing.T, unit Unit, change func(kind *byte, raw, content []byte) (newRaw, newContent []byte)) Unit {
+// said is what a unit says, before it is compressed.
+type said struct {
+	kind              byte
+	raw, text, bodies []byte
+}
+
+// take takes a unit apart that was made without a past.
+func take(t testing.TB, unit Unit) said {
 	t.Helper()
 	z, err := newDecompressor()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer z.Close()
-	kind, raw, frame, err := split(unit.Bytes)
+	defer z.close()
+	p, err := split(unit.Bytes)
 	if err != nil {
 		t.Fatal(err)
 	}
-	content, err := decompress(z, frame, nil)
+	s := said{kind: p.kind, raw: bytes.Clone(p.raw)}
+	if s.text, err = z.decompress(p.head, nil, nil, maxText); err == nil && len(p.bodies) > 0 {
+		s.bodies, err = z.decompress(p.bodies, nil, nil, maxBodies)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw, content = change(&kind, bytes.Clone(raw), content)
-	return Unit{Bytes: join(kind, raw, compressed(t, content))}
+	return s
+}
+
+func (s said) unit(t testing.TB) Unit {
+	t.Helper()
+	p := parts{kind: s.kind, raw: s.raw, head: compressed(t, s.text)}
+	if len(s.bodies) > 0 {
+		p.bodies = compressed(t, s.bodies)
+	}
+	return Unit{Bytes: p.join()}
+}
+
+// rewrite makes a unit with other contents from one.
+func rewrite(t testing.TB, unit Unit, change func(s *said)) Unit {
+	t.Helper()
+	s := take(t, unit)
+	change(&s)
+	return s.unit(t)
 }
 
 func compressed(t testing.TB, content []byte) []byte {
@@ -274,7 +301,21 @@ func TestUnitsThatLieAreRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return Unit{Bytes: join(kind, raw, compressed(t, append(text, rest...)))}
+		return said{kind, raw, append([]byte{0, 0}, text...), []byte(rest)}.unit(t)
+	}
+	// grounded is a batch, and segmentOn a segment, that was made with so many bytes of bases.
+	grounded := func(size uint64, entries ...entry) Unit {
+		return rewrite(t, made(kindBatch, "12345", entries...), func(s *said) { s.text = append(binary.AppendUvarint([]byte{0}, size), s.text[2:]...) })
+	}
+	segmentOn := func(size, from uint64, e entry) Unit {
+		return rewrite(t, made(kindFirst, "12345", e), func(s *said) {
+			s.text = append(binary.AppendUvarint(binary.AppendUvarint([]byte{0}, size), from), s.text[2:]...)
+		})
+	}
+	onSmall := func(size uint64) entry {
+		e := item(int(size), bodyPlain, false)
+		e.base, e.baseSize = p.small[0].Path, p.small[0].NarSize
+		return e
 	}
 	var three []entry
 	for range 3 {
@@ -309,11 +350,25 @@ func TestUnitsThatLieAreRefused(t *testing.T) {
 		"large base that is not there":   {[]Unit{made(kindFirst, number(0), entry{info: item(5<<20, 0, false).info, base: other.path("gone"), baseSize: 7, body: bodySame})}, "there is no"},
 		"same contents, another hash":    {[]Unit{made(kindBatch, "", entry{info: item(500, 0, false).info, base: p.small[0].Path, baseSize: p.small[0].NarSize, body: bodySame})}, "another hash"},
 		"large contents, another hash":   {[]Unit{made(kindFirst, number(0), item(5<<20, bodySame, true))}, "another hash"},
-		"further segment without number": {[]Unit{p.units[0], p.units[1], rewrite(t, p.units[2], func(_ *byte, raw, content []byte) ([]byte, []byte) { return raw, content[:1] })}, "which one"},
-		"further segment without path":   {[]Unit{p.units[0], p.units[1], rewrite(t, p.units[2], func(_ *byte, raw, content []byte) ([]byte, []byte) { return raw[:5], content })}, "which one"},
-		"further segment of another":     {[]Unit{p.units[0], p.units[1], rewrite(t, p.units[2], func(_ *byte, raw, content []byte) ([]byte, []byte) { raw[0]++; return raw, content })}, "instead of segment 1"},
-		"further segment of no kind": {[]Unit{p.units[0], p.units[1], rewrite(t, p.units[2], func(_ *byte, raw, content []byte) ([]byte, []byte) { content[1] = 3; return raw, content })},
-			"does not exist"},
+		"further segment without number": {[]Unit{p.units[0], p.units[1], rewrite(t, p.units[2], func(s *said) { s.text = s.text[:3] })}, "which one"},
+		"further segment without path":   {[]Unit{p.units[0], p.units[1], rewrite(t, p.units[2], func(s *said) { s.raw = s.raw[:5] })}, "which one"},
+		"further segment of another":     {[]Unit{p.units[0], p.units[1], rewrite(t, p.units[2], func(s *said) { s.raw[0]++ })}, "instead of segment 1"},
+		"further segment of no kind":     {[]Unit{p.units[0], p.units[1], rewrite(t, p.units[2], func(s *said) { s.text[3] = 3 })}, "does not exist"},
+		"further segment and more":       {[]Unit{p.units[0], p.units[1], rewrite(t, p.units[2], func(s *said) { s.text = append(s.text, 0) })}, "which one"},
+		"more said of paths":             {[]Unit{rewrite(t, p.units[0], func(s *said) { s.text = append(s.text, 0) })}, "nothing uses"},
+		"a past before the first":        {[]Unit{rewrite(t, p.units[0], func(s *said) { s.text[0] = 1 })}, "last 1 bytes of the 0"},
+		"more past than there is":        {[]Unit{p.units[0], rewrite(t, p.units[1], func(s *said) { s.text = append(binary.AppendUvarint(nil, p.small[0].NarSize+1), s.text[1:]...) })}, "before it"},
+		"a past that is no number":       {[]Unit{rewrite(t, p.units[0], func(s *said) { s.text = bytes.Repeat([]byte{0xff}, 10) })}, "with what"},
+		"nothing said at all":            {[]Unit{rewrite(t, p.units[0], func(s *said) { s.text = nil })}, "with what"},
+		"ground that nothing names":      {[]Unit{rewrite(t, p.units[0], func(s *said) { s.text[1] = 5 })}, "5 bytes more"},
+		"ground of less than a base":     {[]Unit{grounded(3, item(5, bodyPlain, true))}, "less than the base"},
+		"ground of more than a base":     {[]Unit{grounded(p.small[0].NarSize+1, onSmall(5))}, "1 bytes more"},
+		"too much ground":                {[]Unit{grounded(maxGround+1, onSmall(5))}, "with what"},
+		"ground that is not there":       {[]Unit{grounded(7, entry{info: item(300, 0, false).info, base: other.path("gone"), baseSize: 7})}, "there is no"},
+		"ground of another size":         {[]Unit{grounded(7, entry{info: item(300, 0, false).info, base: p.small[0].Path, baseSize: 7})}, "not 7"},
+		"a segment without ground":       {[]Unit{segmentOn(5, 0, item(5<<20, bodyPlain, false))}, "and has none"},
+		"a segment beyond ground":        {[]Unit{segmentOn(5, 1<<30, item(5<<20, bodyPlain, true))}, "the base has"},
+		"a segment at no ground":         {[]Unit{segmentOn(5, 1<<62, item(5<<20, bodyPlain, true))}, "with what"},
 	} {
 		sink := &strictSink{remember: newRemember()}
 		if err := unpackAll(p, sink, test.units); err == nil || !strings.Contains(err.Error(), test.says) {
@@ -451,10 +506,10 @@ func TestTheEndOfTheContextEndsAUnit(t *testing.T) {
 
 func TestBombsAreRefusedBeforeTheyGrow(t *testing.T) {
 	p := makePush(t)
-	zeros := make([]byte, maxFrame+1)
+	zeros := make([]byte, maxBodies+1)
 	// The frame says less than it holds: the number in the header is that of the contents.
-	frame := compressed(t, zeros[:maxFrame])
-	at := bytes.Index(frame, binary.LittleEndian.AppendUint32(nil, maxFrame))
+	frame := compressed(t, zeros[:maxBodies])
+	at := bytes.Index(frame, binary.LittleEndian.AppendUint32(nil, maxBodies))
 	if at < 0 {
 		t.Fatal("the size is not found")
 	}
@@ -462,22 +517,25 @@ func TestBombsAreRefusedBeforeTheyGrow(t *testing.T) {
 	binary.LittleEndian.PutUint32(lying[at:], 1000)
 	endless := bytes.Clone(frame)
 	binary.LittleEndian.PutUint32(endless[at:], 1<<31)
-	raw, _, err := writeHead([]entry{{info: p.small[0]}})
+	raw, text, err := writeHead([]entry{{info: p.small[0]}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	skippable := append([]byte{0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4}, frame...)
 	small := compressed(t, zeros[:1000])
+	head := compressed(t, append([]byte{0, 0}, text...))
 	for name, frame := range map[string][]byte{
 		"too large": compressed(t, zeros), "lying": lying, "endless": endless, "skippable": skippable, "two frames": append(bytes.Clone(small), frame...), "none": nil,
 	} {
-		allocated := allocations(func() {
-			if err := unpackAll(p, newRemember(), []Unit{{Bytes: join(kindBatch, raw, frame)}}); err == nil {
-				t.Errorf("%s: no error", name)
+		for _, unit := range []parts{{kindBatch, raw, head, frame}, {kindBatch, raw, frame, small}} {
+			allocated := allocations(func() {
+				if err := unpackAll(p, newRemember(), []Unit{{Bytes: unit.join()}}); err == nil {
+					t.Errorf("%s: no error", name)
+				}
+			})
+			if allocated > 16<<20 {
+				t.Errorf("%s: %d bytes were allocated", name, allocated)
 			}
-		})
-		if allocated > 16<<20 {
-			t.Errorf("%s: %d bytes were allocated", name, allocated)
 		}
 	}
 }

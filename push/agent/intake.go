@@ -103,9 +103,10 @@ func (s *session) mayImportDirectly(ctx context.Context) bool {
 // close waits for what is under way, and says what has become of the transfer; err is why it ended early. It gives a full store its space back.
 func (in *intake) close(ctx context.Context, err error) (proto.ImportResult, error) {
 	in.unpacker.Close()
-	// What has arrived stays, whatever came after it.
-	if waitErr := in.store.Wait(); err == nil {
-		err = waitErr
+	// What has arrived stays, whatever came after it. A unit that cannot be read may be so because the paths before it were damaged, which the store knows.
+	_, unreadable := errors.AsType[*pack.FormatError](err)
+	if waitErr := in.store.Wait(); err == nil || unreadable {
+		err = errors.Join(err, waitErr)
 	}
 	err = in.session.explainImport(errors.Join(err, in.store.Close()))
 	if proto.CodeOf(err) == proto.CodeStoreFull {

@@ -54,22 +54,25 @@ func (l *load) add(t testing.TB, name, contents string) storepath.Info {
 	return info
 }
 
-// pack makes the units, a base for each path where bases has one.
+// pack makes the units, with what was before each of them, and a base for each path where bases has one.
 func (l *load) pack(t testing.TB, bases map[storepath.Path]storepath.Info) {
 	t.Helper()
 	packer := pack.NewPacker(l)
 	defer packer.Close()
 	l.units = nil
+	var past pack.Past
 	for _, info := range l.infos {
 		item := pack.Item{Info: info, Base: bases[info.Path]}
 		if !item.Base.Path.IsZero() {
 			item.Refs = map[string]string{item.Base.Path.Hash(): info.Path.Hash()}
 		}
 		for segment := range max(1, int((info.NarSize+pack.SegmentSize-1)/pack.SegmentSize)) {
-			unit, err := packer.Pack(t.Context(), pack.Spec{Items: []pack.Item{item}, Segment: segment}, pack.Fastest)
+			spec := pack.Spec{Items: []pack.Item{item}, Segment: segment, Past: past}
+			unit, err := packer.Pack(t.Context(), spec, pack.Better)
 			if err != nil {
 				t.Fatal(err)
 			}
+			past = pack.Past{Items: spec.Items, Segment: segment}
 			l.units = append(l.units, unit.Bytes)
 			if info.NarSize <= pack.SmallNAR {
 				break
