@@ -133,7 +133,11 @@ func chooseLevel(c costs, rate, workers float64, k kind) pack.Level {
 		if k == kindDelta && pack.Level(level) < pack.Default {
 			continue
 		}
-		through[level] = min(headroom*workers*c[level].speed, rate/max(c[level].ratio, 1e-6))
+		at := workers
+		if pack.Level(level) == pack.Best {
+			at = min(workers, maxBest)
+		}
+		through[level] = min(headroom*at*c[level].speed, rate/max(c[level].ratio, 1e-6))
 	}
 	fastest, best := slices.Max(through[:]), pack.Best
 	for through[best] < sameSpeed*fastest {

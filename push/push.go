@@ -174,7 +174,9 @@ func (t *transfer) missing(ctx context.Context, l *link) (missing *cargo, rooted
 	if err != nil {
 		return nil, false, err
 	}
+	ahead := t.s.c.units().warmSurvey(asked)
 	asked, result, err := t.askMissing(ctx, l, asked)
+	ahead.Close()
 	if err != nil || result.Rooted {
 		return nil, result.Rooted, err
 	}

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"fleet/closure"
-	"fleet/closure/warm"
 	"fleet/push/proto"
 )
 
@@ -31,7 +30,7 @@ type shipment struct {
 	shop  *workshop
 	lane  *lane
 	// warm reads ahead of the attempt, from the unit begun on.
-	warm  *warm.Run
+	warm  aheadRun
 	begun int
 
 	mu   sync.Mutex
@@ -70,7 +69,7 @@ func (s *shipment) begin(shop *workshop) proto.ImportRequest {
 	defer s.mu.Unlock()
 	s.attempt++
 	s.shop, s.lane, s.stopped = shop, shop.enter(), nil
-	s.warm, s.begun = shop.warm(s.cargo.specs[s.received:]), s.received
+	s.warm, s.begun = shop.warmUnits(s.cargo.specs[s.received:]), s.received
 	s.link.idle()
 	return proto.ImportRequest{Transfer: s.id, Attempt: s.attempt, Acked: s.acked, Paths: uint64(len(s.cargo.infos)), Bytes: s.cargo.bytes}
 }
@@ -189,7 +188,7 @@ func (s *shipment) orderNext() {
 		o.level = chooseLevel(costs, s.expectedRate(), workers, kind)
 	}
 	s.ahead = append(s.ahead, s.shop.order(s.lane, o))
-	s.warm.Reached(n - s.begun)
+	s.warm.unit(n - s.begun)
 }
 
 // expectedRate is the link's speed in bytes/s, as measured, or as it is where hosts are that near; 0 where nothing is known. Several hosts begin with the same level,

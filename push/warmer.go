@@ -25,37 +25,13 @@ type warmer struct {
 	seen map[storepath.Path]bool
 }
 
-// warm begins to read ahead what specs are made of: an item of the run is a spec. The caller closes the run.
-func (w *workshop) warm(specs []pack.Spec) *warm.Run {
-	items := make([]warm.Item, len(specs))
-	for i, spec := range specs {
-		items[i] = warm.Item{Size: sizeToRead(spec), Warm: func() { w.warmer.warm(spec) }}
-	}
-	return warm.Start(w.ctx, items)
-}
-
-// sizeToRead is how much a spec is read ahead, in bytes.
-func sizeToRead(spec pack.Spec) (size uint64) {
-	if spec.Segment > 0 {
-		return 0
-	}
-	for _, item := range spec.Items {
-		size += min(item.Info.NarSize, maxWarm) + min(item.Base.NarSize, maxWarm)
-	}
-	return size
-}
-
-func (w *warmer) warm(spec pack.Spec) {
-	if spec.Segment > 0 || w.source == nil {
-		return
-	}
-	for _, item := range spec.Items {
-		for _, path := range []storepath.Path{item.Info.Path, item.Base.Path} {
-			if !path.IsZero() && w.claim(path) {
-				w.source.Warm(path, maxWarm)
-			}
+// item is a path that is read ahead.
+func (w *warmer) item(info closure.PathInfo) warm.Item {
+	return warm.Item{Size: min(info.NarSize, maxWarm), Warm: func() {
+		if w.source != nil && w.claim(info.Path) {
+			w.source.Warm(info.Path, maxWarm)
 		}
-	}
+	}}
 }
 
 // claim says whether nobody has read a path ahead yet.
@@ -69,3 +45,45 @@ func (w *warmer) claim(path storepath.Path) bool {
 	w.seen[path] = true
 	return first
 }
+
+// warmSurvey begins to read ahead what a host is asked for, while it answers. The caller closes the run.
+func (w *workshop) warmSurvey(s *survey) *warm.Run {
+	var items []warm.Item
+	for _, info := range s.infos(s.paths) {
+		items = append(items, w.warmer.item(info))
+		if base, ok := s.predecessors[info.Path]; ok {
+			items = append(items, w.warmer.item(base))
+		}
+	}
+	return warm.Start(w.ctx, items)
+}
+
+// aheadRun reads ahead of an attempt.
+type aheadRun struct {
+	*warm.Run
+	// starts are the items with which the units begin.
+	starts []int
+}
+
+// warmUnits begins to read ahead what units are made of. The caller closes the run.
+func (w *workshop) warmUnits(specs []pack.Spec) aheadRun {
+	run := aheadRun{starts: make([]int, len(specs))}
+	var items []warm.Item
+	for i, spec := range specs {
+		run.starts[i] = len(items)
+		if spec.Segment > 0 {
+			continue // it has been read with the first one, as far as that goes
+		}
+		for _, item := range spec.Items {
+			items = append(items, w.warmer.item(item.Info))
+			if !item.Base.Path.IsZero() {
+				items = append(items, w.warmer.item(item.Base))
+			}
+		}
+	}
+	run.Run = warm.Start(w.ctx, items)
+	return run
+}
+
+// unit says that a unit is being made.
+func (r aheadRun) unit(n int) { r.Reached(r.starts[n]) }

@@ -12,6 +12,10 @@ import (
 	"fleet/closure/pack"
 )
 
+// maxBest is how many workers are at the best level at once. Each takes some 250 MB for it, and as much again until that is collected; two are more than a link
+// is fast for which that level pays.
+const maxBest = 2
+
 // defaultUnitMemory bounds the units that are kept, in bytes.
 const defaultUnitMemory = 256 << 20
 
@@ -41,9 +45,10 @@ type workshop struct {
 	// turns are the lanes with orders, the next one first; open is how many lanes there are.
 	turns []*lane
 	open  int
-	busy  int
-	group sync.WaitGroup
-	meter [kinds]costMeter
+	// busy are the workers that work, best those of them at the best level.
+	busy, best int
+	group      sync.WaitGroup
+	meter      [kinds]costMeter
 	// asked and made are bytes of NARs, of which those long ago count less: their ratio is how many hosts share a unit.
 	asked, made float64
 }
@@ -189,6 +194,9 @@ func (w *workshop) run() {
 			return
 		}
 		job.begun = true
+		if job.key.level == pack.Best {
+			w.best++
+		}
 		w.mu.Unlock()
 		began := time.Now()
 		unit, err := p.Pack(w.ctx, job.spec, job.key.level)
@@ -196,12 +204,19 @@ func (w *workshop) run() {
 	}
 }
 
-// next takes the next order of the lane whose turn it is.
+// next takes the next order of the lane whose turn it is. Orders at the best level have to wait for those workers that are at it: there is one, or comes back, as
+// long as there are such orders.
 func (w *workshop) next() *work {
-	for len(w.turns) > 0 {
+	for waiting := 0; waiting < len(w.turns); {
 		l := w.turns[0]
 		w.turns = w.turns[1:]
 		job := l.orders[0]
+		if job.key.level == pack.Best && w.best >= maxBest && !job.begun && job.users > 0 {
+			w.turns = append(w.turns, l)
+			waiting++
+			continue
+		}
+		waiting = 0
 		if l.orders = l.orders[1:]; len(l.orders) > 0 {
 			w.turns = append(w.turns, l)
 		}
@@ -216,6 +231,9 @@ func (w *workshop) next() *work {
 func (w *workshop) finish(job *work, unit pack.Unit, err error, spent time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if job.key.level == pack.Best {
+		w.best--
+	}
 	job.unit, job.err = unit, err
 	close(job.done)
 	if err != nil {

@@ -164,6 +164,39 @@ func TestWorkersTakeTurnsAmongHosts(t *testing.T) {
 	}
 }
 
+func TestFewWorkersAreAtTheBestLevelAtOnce(t *testing.T) {
+	p := &countingPacker{leave: make(chan struct{})}
+	w := p.workshop(t, 1<<20, 4)
+	l := w.enter()
+	defer w.leave(l)
+	var best []*work
+	for i := range 3 * maxBest {
+		best = append(best, w.order(l, testOrder(fmt.Sprint("best-", i), pack.Best)))
+	}
+	other := w.enter()
+	defer w.leave(other)
+	quick := w.order(other, testOrder("quick", pack.Default))
+	w.mu.Lock()
+	if w.best > maxBest {
+		t.Errorf("%d workers are at the best level", w.best)
+	}
+	w.mu.Unlock()
+	for made := false; !made; {
+		select {
+		case p.leave <- struct{}{}:
+		case <-quick.done:
+			made = true
+		}
+	}
+	close(p.leave)
+	for _, job := range append(best, quick) {
+		if _, err := w.wait(t.Context(), job); err != nil {
+			t.Error(err)
+		}
+		w.release(job)
+	}
+}
+
 func TestWhatNobodyWantsIsNotMade(t *testing.T) {
 	p := &countingPacker{leave: make(chan struct{})}
 	w := p.workshop(t, 1<<20, 1)
