@@ -23,7 +23,7 @@ func TestTheLevelFollowsTheLink(t *testing.T) {
 		{"20 Mbit/s", 2.5e6, 2, kindPlain, pack.Best},
 		{"100 Mbit/s", 12.5e6, 2, kindPlain, pack.Better},
 		{"100 Mbit/s, and 32 cores: but few at the best level", 12.5e6, 32, kindPlain, pack.Better},
-		{"40 Mbit/s", 5e6, 32, kindPlain, pack.Best},
+		{"30 Mbit/s, and 32 cores", 3.75e6, 32, kindPlain, pack.Best},
 		{"300 Mbit/s", 37e6, 2, kindPlain, pack.Default},
 		{"1 Gbit/s", 125e6, 2, kindPlain, pack.Fastest},
 		{"10 Gbit/s", 1.25e9, 2, kindPlain, pack.Stored},
