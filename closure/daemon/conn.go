@@ -42,9 +42,10 @@ type Conn struct {
 	wake   chan struct{}
 	err    error
 	closed chan struct{}
-	// ended is closed when the reading goroutine has ended.
-	ended chan struct{}
-	once  sync.Once
+	// ended is closed when the reading goroutine has ended, and interrupted, which is its own until then, says that a reply was still due.
+	ended       chan struct{}
+	interrupted bool
+	once        sync.Once
 	// closeErr is what closing rw returned.
 	closeErr error
 }
@@ -116,8 +117,8 @@ func (c *Conn) Close() error {
 	orderly := c.fail(errors.New("closed by us"))
 	<-c.ended
 	c.shut()
-	if !orderly {
-		return nil
+	if !orderly || c.interrupted {
+		return nil // a daemon that cannot send its reply says so when it ends
 	}
 	return c.closeErr
 }
@@ -170,11 +171,13 @@ func (c *Conn) read() {
 		}
 		close(r.done)
 		if err != nil {
+			c.interrupted = true
 			break
 		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.interrupted = c.interrupted || len(c.queue) > 0
 	for _, r := range c.queue {
 		r.err = c.err
 		close(r.done)
