@@ -4,8 +4,6 @@ import (
 	"context"
 	"maps"
 
-	"golang.org/x/sync/errgroup"
-
 	"fleet/closure/daemon"
 	"fleet/closure/storepath"
 )
@@ -78,24 +76,15 @@ func (s *LocalStore) answer(ctx context.Context, mine *question, paths []storepa
 
 // ask asks the daemon, over several connections where that is worth it, and remembers the answers. They are nil after an error.
 func (s *LocalStore) ask(ctx context.Context, paths []storepath.Path) (map[storepath.Path]PathInfo, error) {
-	shares := min(len(s.queries), (len(paths)+queryShare-1)/queryShare)
-	answers := make([]map[storepath.Path]PathInfo, shares)
-	group, groupCtx := errgroup.WithContext(ctx)
-	for i := range shares {
-		share := paths[len(paths)*i/shares : len(paths)*(i+1)/shares]
-		group.Go(func() error {
-			return s.queries[i].use(groupCtx, func(c *daemon.Conn) (err error) {
-				answers[i], err = c.QueryPathInfos(groupCtx, share)
-				return err
-			})
+	infos, err := daemon.QueryShares(ctx, paths, len(s.queries), queryShare, func(ctx context.Context, share int, paths []storepath.Path) (infos map[storepath.Path]PathInfo, err error) {
+		err = s.queries[share].use(ctx, func(c *daemon.Conn) error {
+			infos, err = c.QueryPathInfos(ctx, paths)
+			return err
 		})
-	}
-	if err := group.Wait(); err != nil {
+		return infos, err
+	})
+	if err != nil {
 		return nil, err
-	}
-	infos := make(map[storepath.Path]PathInfo, len(paths))
-	for _, answer := range answers {
-		maps.Copy(infos, answer)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -29,9 +29,8 @@ type shipment struct {
 	level order
 	shop  *workshop
 	lane  *lane
-	// warm reads ahead of the attempt, from the unit begun on.
-	warm  aheadRun
-	begun int
+	// warm reads ahead of the attempt.
+	warm aheadRun
 
 	mu   sync.Mutex
 	cond *sync.Cond
@@ -69,7 +68,7 @@ func (s *shipment) begin(shop *workshop) proto.ImportRequest {
 	defer s.mu.Unlock()
 	s.attempt++
 	s.shop, s.lane, s.stopped = shop, shop.enter(), nil
-	s.warm, s.begun = shop.warmUnits(s.cargo.specs[s.received:]), s.received
+	s.warm = shop.warmUnits(s.cargo.specs, s.received)
 	s.link.idle()
 	return proto.ImportRequest{Transfer: s.id, Attempt: s.attempt, Acked: s.acked, Paths: uint64(len(s.cargo.infos)), Bytes: s.cargo.bytes}
 }
@@ -188,7 +187,7 @@ func (s *shipment) orderNext() {
 		o.level = chooseLevel(costs, s.expectedRate(), workers, kind)
 	}
 	s.ahead = append(s.ahead, s.shop.order(s.lane, o))
-	s.warm.unit(n - s.begun)
+	s.warm.unit(n)
 }
 
 // expectedRate is the link's speed in bytes/s, as measured, or as it is where hosts are that near; 0 where nothing is known. Several hosts begin with the same level,

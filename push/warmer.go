@@ -9,12 +9,8 @@ import (
 	"fleet/closure/warm"
 )
 
-const (
-	// maxWarm is how much of one path is read ahead, in bytes: a large one is read in sequence, which the operating system sees.
-	maxWarm = 8 << 20
-	// maxWarmed bounds the paths that are remembered.
-	maxWarmed = 200_000
-)
+// maxWarmed bounds the paths that are remembered as read ahead.
+const maxWarmed = 200_000
 
 // warmer reads paths of our store ahead of the workers, each once, however many hosts it is sent to. It is safe for concurrent use.
 type warmer struct {
@@ -27,9 +23,9 @@ type warmer struct {
 
 // item is a path that is read ahead.
 func (w *warmer) item(info closure.PathInfo) warm.Item {
-	return warm.Item{Size: min(info.NarSize, maxWarm), Warm: func() {
+	return warm.Item{Size: min(info.NarSize, warm.MaxPath), Warm: func() {
 		if w.source != nil && w.claim(info.Path) {
-			w.source.Warm(info.Path, maxWarm)
+			w.source.Warm(info.Path, warm.MaxPath)
 		}
 	}}
 }
@@ -61,15 +57,16 @@ func (w *workshop) warmSurvey(s *survey) *warm.Run {
 // aheadRun reads ahead of an attempt.
 type aheadRun struct {
 	*warm.Run
-	// starts are the items with which the units begin.
+	// starts are the items with which the units begin, of which the first is that of the number from.
 	starts []int
+	from   int
 }
 
-// warmUnits begins to read ahead what units are made of. The caller closes the run.
-func (w *workshop) warmUnits(specs []pack.Spec) aheadRun {
-	run := aheadRun{starts: make([]int, len(specs))}
+// warmUnits begins to read ahead what the units from a number on are made of. The caller closes the run.
+func (w *workshop) warmUnits(specs []pack.Spec, from int) aheadRun {
+	run := aheadRun{starts: make([]int, len(specs)-from), from: from}
 	var items []warm.Item
-	for i, spec := range specs {
+	for i, spec := range specs[from:] {
 		run.starts[i] = len(items)
 		if spec.Segment > 0 {
 			continue // it has been read with the first one, as far as that goes
@@ -86,4 +83,4 @@ func (w *workshop) warmUnits(specs []pack.Spec) aheadRun {
 }
 
 // unit says that a unit is being made.
-func (r aheadRun) unit(n int) { r.Reached(r.starts[n]) }
+func (r aheadRun) unit(n int) { r.Reached(r.starts[n-r.from]) }

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -89,15 +88,8 @@ func (c *Conn) StartAddToStoreNar(ctx context.Context, info storepath.Info, nar 
 func writeAddRequest(e wire.Encoder, info storepath.Info, opts AddOptions) {
 	e.Number(opAddToStoreNar)
 	e.Path(info.Path)
-	e.Path(info.Deriver)
-	e.Text(hex.EncodeToString(info.NarHash[:]))
-	e.Paths(sortedReferences(info))
-	// Registered now, and not built there.
-	e.Number(0)
-	e.Number(info.NarSize)
-	e.Flag(false)
-	e.Texts(info.Signatures)
-	e.Text(info.CA)
+	info.References = sortedReferences(info)
+	e.Info(info)
 	e.Flag(opts.Repair)
 	e.Flag(opts.SkipSignatures)
 }

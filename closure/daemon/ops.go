@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"slices"
+
+	"golang.org/x/sync/errgroup"
 
 	"fleet/closure/nar"
 	"fleet/closure/storepath"
@@ -114,6 +117,29 @@ func (c *Conn) QueryPathInfos(ctx context.Context, paths []storepath.Path) (map[
 	})
 	if err != nil {
 		return nil, fmt.Errorf("query the infos of %d paths: %w", len(paths), err)
+	}
+	return infos, nil
+}
+
+// QueryShares asks for the infos of paths in up to most shares of some least paths, at once, since a daemon has one thread; query asks for the share of that number.
+func QueryShares(ctx context.Context, paths []storepath.Path, most, least int,
+	query func(ctx context.Context, share int, paths []storepath.Path) (map[storepath.Path]storepath.Info, error),
+) (map[storepath.Path]storepath.Info, error) {
+	shares := min(most, (len(paths)+least-1)/least)
+	answers := make([]map[storepath.Path]storepath.Info, shares)
+	group, ctx := errgroup.WithContext(ctx)
+	for i := range shares {
+		group.Go(func() (err error) {
+			answers[i], err = query(ctx, i, paths[len(paths)*i/shares:len(paths)*(i+1)/shares])
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	infos := make(map[storepath.Path]storepath.Info, len(paths))
+	for _, answer := range answers {
+		maps.Copy(infos, answer)
 	}
 	return infos, nil
 }

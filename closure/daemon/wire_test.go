@@ -384,14 +384,7 @@ func FuzzReply(f *testing.F) {
 			return
 		}
 		again := encode(t, func(e wire.Encoder) {
-			e.Path(info.Deriver)
-			e.Text(hex.EncodeToString(info.NarHash[:]))
-			e.Paths(info.References)
-			e.Number(0)
-			e.Number(info.NarSize)
-			e.Flag(false)
-			e.Texts(info.Signatures)
-			e.Text(info.CA)
+			e.Info(info)
 		})
 		back, err := decode(again).info(path)
 		if err != nil {

@@ -2,7 +2,6 @@ package pack
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"slices"
 	"testing"
@@ -120,15 +119,7 @@ func TestTheMemoryForHistoryIsBounded(t *testing.T) {
 	if most.past != maxPast || most.ground != maxGround {
 		t.Fatalf("%d bytes of the past and %d of bases", most.past, most.ground)
 	}
-	u := NewUnpacker(context.Background(), s, discard{})
-	defer u.Close()
-	allocated := allocations(func() {
-		for _, unit := range units {
-			if err := u.Unit(unit.Bytes); err != nil {
-				t.Fatal(err)
-			}
-		}
-	})
+	allocated := allocatedUnpacking(t, s, units)
 	// Half of what the NARs are kept in is allocated once more, when the first ground comes.
 	if allocated > 40<<20 {
 		t.Errorf("%d bytes were allocated", allocated)

@@ -549,6 +549,20 @@ func allocations(run func()) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
+// allocatedUnpacking returns how many bytes an unpacker allocated while it took units.
+func allocatedUnpacking(t *testing.T, s *store, units []Unit) uint64 {
+	t.Helper()
+	u := NewUnpacker(context.Background(), s, discard{})
+	defer u.Close()
+	return allocations(func() {
+		for _, unit := range units {
+			if err := u.Unit(unit.Bytes); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
 func TestTheMemoryOfAnUnpackerIsBounded(t *testing.T) {
 	w := newWorld(14)
 	s := newStore()
@@ -564,16 +578,8 @@ func TestTheMemoryOfAnUnpackerIsBounded(t *testing.T) {
 	if _, _, deltas := sumOf(units); deltas < changed.NarSize-100 {
 		t.Fatalf("only %d bytes are deltas", deltas)
 	}
-	u := NewUnpacker(context.Background(), s, discard{})
-	defer u.Close()
 	// Everything that is ever allocated counts, so nothing of it grows with the paths.
-	allocated := allocations(func() {
-		for _, unit := range units {
-			if err := u.Unit(unit.Bytes); err != nil {
-				t.Fatal(err)
-			}
-		}
-	})
+	allocated := allocatedUnpacking(t, s, units)
 	if allocated > 24<<20 {
 		t.Errorf("%d bytes were allocated for %d of NARs", allocated, plain.NarSize+changed.NarSize)
 	}

@@ -224,7 +224,9 @@ func (c *Conn) replies(infos []storepath.Info, added func(storepath.Info)) error
 
 func (c *Conn) send(infos []storepath.Info, nar func(storepath.Info, io.Writer) error) error {
 	for _, info := range infos {
-		writeAdd(c.enc, info)
+		c.enc.Number(cmdAddToStoreNar)
+		c.enc.Path(info.Path)
+		c.enc.Info(info)
 		w := &sizedWriter{w: c.enc, left: info.NarSize}
 		err := nar(info, w)
 		switch {

@@ -3,12 +3,10 @@ package serve
 import (
 	"bufio"
 	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"io"
 
 	"fleet/closure/storepath"
-	"fleet/closure/wire"
 )
 
 // maxPathText bounds a store path's text, in bytes. It is far above what a real one has.
@@ -21,21 +19,6 @@ func (e *FaultError) Error() string { return "nix-store --serve: protocol fault:
 
 func fault(format string, args ...any) error {
 	return &FaultError{Reason: fmt.Sprintf(format, args...)}
-}
-
-// writeAdd writes the request to add a path, without its NAR, which follows.
-func writeAdd(e wire.Encoder, info storepath.Info) {
-	e.Number(cmdAddToStoreNar)
-	e.Text(info.Path.String())
-	e.Text(info.Deriver.String())
-	e.Text(hex.EncodeToString(info.NarHash[:]))
-	e.Paths(info.References)
-	// Registered now, and not built there.
-	e.Number(0)
-	e.Number(info.NarSize)
-	e.Flag(false)
-	e.Texts(info.Signatures)
-	e.Text(info.CA)
 }
 
 // decoder reads the primitives. Each length is checked before memory is taken for it.

@@ -7,13 +7,13 @@ package warm
 import (
 	"context"
 	"sync"
-
-	"golang.org/x/sync/errgroup"
 )
 
 const (
 	// Window is how far ahead of its reader a [Run] is, in bytes: more than is read while a disk answers, and little beside what a host has.
 	Window = 32 << 20
+	// MaxPath is how much of one path is read ahead, in bytes: a large one is read in sequence, which the operating system sees.
+	MaxPath = 8 << 20
 	// readers is how many look ahead at once.
 	readers = 8
 )
@@ -29,7 +29,7 @@ type Item struct {
 // Run looks ahead through a list of items. It is safe for concurrent use.
 type Run struct {
 	cancel context.CancelFunc
-	group  *errgroup.Group
+	group  sync.WaitGroup
 
 	mu      sync.Mutex
 	changed *sync.Cond
@@ -42,16 +42,15 @@ type Run struct {
 
 // Start begins to warm items, in their order. The caller closes the Run; the end of ctx does, too.
 func Start(ctx context.Context, items []Item) *Run {
-	r := &Run{items: items, group: &errgroup.Group{}}
+	r := &Run{items: items}
 	r.changed = sync.NewCond(&r.mu)
 	ctx, r.cancel = context.WithCancel(ctx)
 	context.AfterFunc(ctx, r.end)
 	for range min(readers, len(items)) {
-		r.group.Go(func() error {
+		r.group.Go(func() {
 			for item, ok := r.take(); ok; item, ok = r.take() {
 				item.Warm()
 			}
-			return nil
 		})
 	}
 	return r
@@ -74,7 +73,7 @@ func (r *Run) Reached(item int) {
 func (r *Run) Close() {
 	r.end()
 	r.cancel()
-	_ = r.group.Wait() // nobody returns an error
+	r.group.Wait()
 }
 
 func (r *Run) end() {

@@ -5,6 +5,7 @@ package wire
 import (
 	"bufio"
 	"encoding/binary"
+	"encoding/hex"
 
 	"fleet/closure/storepath"
 )
@@ -51,4 +52,16 @@ func (e Encoder) Paths(paths []storepath.Path) {
 	for _, p := range paths {
 		e.Path(p)
 	}
+}
+
+// Info writes what a store is told of a path beside its name: that it is registered now, and was not built there.
+func (e Encoder) Info(info storepath.Info) {
+	e.Path(info.Deriver)
+	e.Text(hex.EncodeToString(info.NarHash[:]))
+	e.Paths(info.References)
+	e.Number(0)
+	e.Number(info.NarSize)
+	e.Flag(false)
+	e.Texts(info.Signatures)
+	e.Text(info.CA)
 }

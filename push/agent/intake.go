@@ -124,6 +124,7 @@ func (v hostViews) Open(path storepath.Path) (pack.View, error) {
 	if !accepted {
 		return nil, fmt.Errorf("%s was not agreed on as a base", path)
 	}
+	v.session.reading(path)
 	view, err := nar.OpenView(v.session.host.file(path))
 	if err != nil {
 		return nil, err

@@ -6,14 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"os/user"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"fleet/closure/daemon"
@@ -108,9 +106,6 @@ func (s *session) acceptBases(ctx context.Context, lines proto.Lines) (refused [
 	return refused, nil
 }
 
-// maxWarm is how much of a base is read ahead, in bytes: a large one is read in sequence, which the operating system sees.
-const maxWarm = 8 << 20
-
 // readAhead has bases read into memory before units come that are made against them, which is in that order, more or less. The lock is held.
 func (s *session) readAhead(bases []storepath.Info) {
 	if s.warm != nil {
@@ -120,7 +115,7 @@ func (s *session) readAhead(bases []storepath.Info) {
 	items := make([]warm.Item, len(bases))
 	for i, base := range bases {
 		file := s.host.file(base.Path)
-		items[i] = warm.Item{Size: min(base.NarSize, maxWarm), Warm: func() { nar.Warm(file, maxWarm) }}
+		items[i] = warm.Item{Size: min(base.NarSize, warm.MaxPath), Warm: func() { nar.Warm(file, warm.MaxPath) }}
 		s.warmed[base.Path] = i
 	}
 	s.warm = warm.Start(s.ctx, items)
@@ -153,37 +148,32 @@ const (
 
 // infosOf asks for what the store knows of paths, over several connections where that is worth it.
 func (s *session) infosOf(ctx context.Context, paths []storepath.Path) (map[storepath.Path]storepath.Info, error) {
-	shares := min(queryConnections, runtime.NumCPU(), (len(paths)+queryShare-1)/queryShare)
-	answers := make([]map[storepath.Path]storepath.Info, shares)
-	group, ctx := errgroup.WithContext(ctx)
-	for i := range shares {
-		group.Go(func() error {
-			conn, err := s.borrow(ctx)
-			if err != nil {
-				return err
-			}
-			defer s.giveBack(conn)
-			answers[i], err = conn.QueryPathInfos(ctx, paths[len(paths)*i/shares:len(paths)*(i+1)/shares])
-			return err
-		})
-	}
-	infos := make(map[storepath.Path]storepath.Info, len(paths))
-	err := group.Wait()
-	for _, answer := range answers {
-		maps.Copy(infos, answer)
-	}
-	return infos, err
+	most := min(queryConnections, runtime.NumCPU())
+	return daemon.QueryShares(ctx, paths, most, queryShare, func(ctx context.Context, _ int, paths []storepath.Path) (map[storepath.Path]storepath.Info, error) {
+		conn, err := s.borrow(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer s.giveBack(conn)
+		return conn.QueryPathInfos(ctx, paths)
+	})
 }
 
-// base is what the host knows of a base that it has accepted, and that is about to be read.
+// base is what the host knows of a base that it has accepted.
 func (s *session) base(path storepath.Path) (storepath.Info, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	info, ok := s.bases[path]
+	return info, ok
+}
+
+// reading says that a base is about to be read.
+func (s *session) reading(path storepath.Path) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if place, warmed := s.warmed[path]; warmed {
 		s.warm.Reached(place)
 	}
-	return info, ok
 }
 
 // parseBases parses store paths without the store's folder.
