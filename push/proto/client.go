@@ -42,7 +42,7 @@ func newClient(ctx context.Context, rw io.ReadWriteCloser, hello Hello, t timing
 func Begin(rw io.ReadWriteCloser, hello Hello) *Client { return begin(rw, hello, defaultTiming()) }
 
 func begin(rw io.ReadWriteCloser, hello Hello, t timing) *Client {
-	br := bufio.NewReaderSize(rw, 64<<10)
+	br := bufio.NewReaderSize(rw, readAhead)
 	c := &Client{conn: newConn(rw, br, t), slots: make(chan struct{}, MaxStreams), greeted: make(chan struct{})}
 	c.conn.admit, c.conn.message = c.admit, c.message
 	answered := make(chan struct{})
@@ -166,7 +166,7 @@ func (c *Client) newStream(limit int) (*Stream, uint32) {
 	}
 	cn.lastID++
 	id := cn.lastID
-	s := newStream(cn.out, id, func() { cn.out.post(frameCancel, id) })
+	s := newStream(cn, id, func() { cn.out.post(frameCancel, id) })
 	s.limit = limit
 	cn.streams[id] = s
 	return s, id

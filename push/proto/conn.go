@@ -35,6 +35,7 @@ var errBye = errors.New("closed by the peer")
 type conn struct {
 	rw     io.ReadWriteCloser
 	frames frameReader
+	spare  spareFrames
 	out    *outbox
 	timing timing
 	// heard is when the last frame came, in nanoseconds after began.
@@ -59,10 +60,12 @@ type conn struct {
 }
 
 func newConn(rw io.ReadWriteCloser, br *bufio.Reader, t timing) *conn {
-	return &conn{
-		rw: rw, frames: frameReader{r: br}, out: newOutbox(), timing: t, began: time.Now(),
+	c := &conn{
+		rw: rw, out: newOutbox(), timing: t, began: time.Now(),
 		streams: make(map[uint32]*Stream), partials: make(map[uint32][]byte), done: make(chan struct{}),
 	}
+	c.frames = frameReader{r: br, spare: &c.spare}
+	return c
 }
 
 // start runs the reader, the writer and the watch.
@@ -173,7 +176,11 @@ func (c *conn) dispatch(f frame) error {
 	}
 	switch f.typ {
 	case frameData:
-		return s.receive(f.payload)
+		kept, err := s.receive(f.payload)
+		if kept {
+			c.frames.keep()
+		}
+		return err
 	case frameEOF:
 		return s.receiveEOF()
 	case frameCredit:

@@ -28,6 +28,8 @@ const (
 	Window = 2 << 20
 
 	headerSize = 9
+	// readAhead is how much is read at once where frames are small, in bytes. Large ones are read to where they stay.
+	readAhead = 8 << 10
 	// maxAnswer is the largest result or error of a method that lists nothing, and that of one that lists no more than it was asked for,
 	// unless the request was larger, in bytes. Go's form of a JSON text can be thirty times as large as the text.
 	maxAnswer = 1 << 20
@@ -118,11 +120,15 @@ func checkLength(typ frameType, length, want uint32) error {
 	return nil
 }
 
-// frameReader reads frames into one buffer that never grows above [MaxFrame].
+// frameReader reads frames into one buffer, which has at most [MaxFrame] bytes.
 type frameReader struct {
-	r   io.Reader
-	buf []byte
+	r     io.Reader
+	spare *spareFrames
+	buf   []byte
 }
+
+// keep says that somebody keeps the last frame's payload: the next one is read elsewhere.
+func (f *frameReader) keep() { f.buf = nil }
 
 // next returns io.EOF at a clean end between frames and [io.ErrUnexpectedEOF] inside of one.
 func (f *frameReader) next() (frame, error) {
@@ -136,7 +142,7 @@ func (f *frameReader) next() (frame, error) {
 		return frame{}, err
 	}
 	if uint32(cap(f.buf)) < length {
-		f.buf = make([]byte, max(length, 4<<10))
+		f.buf = f.room(length)
 	}
 	fr.payload = f.buf[:length]
 	if _, err := io.ReadFull(f.r, fr.payload); err != nil {
@@ -146,6 +152,15 @@ func (f *frameReader) next() (frame, error) {
 		return frame{}, err
 	}
 	return fr, nil
+}
+
+// room is memory for a payload.
+func (f *frameReader) room(length uint32) []byte {
+	const small = 4 << 10
+	if length <= small {
+		return make([]byte, small)
+	}
+	return f.spare.get()
 }
 
 func putHeader(h *[headerSize]byte, typ frameType, stream uint32, length int) {

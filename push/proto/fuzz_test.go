@@ -17,7 +17,7 @@ func FuzzFrameReader(f *testing.F) {
 	writeFrame(&seed, framePing, 0, nil)
 	f.Add(seed.Bytes())
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		r := frameReader{r: bytes.NewReader(raw)}
+		r := frameReader{r: bytes.NewReader(raw), spare: new(spareFrames)}
 		var out bytes.Buffer
 		for {
 			fr, err := r.next()

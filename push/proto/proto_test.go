@@ -256,7 +256,7 @@ func TestAnUnreadStreamIsBoundedAndDelaysNoOther(t *testing.T) {
 	}
 	sendSum(t, c, sizesRequest{Sizes: []int{5 * Window}})
 	slow.mu.Lock()
-	buffered := slow.buf.Len()
+	buffered := slow.unread.size
 	slow.mu.Unlock()
 	if buffered > Window {
 		t.Errorf("%d bytes are buffered", buffered)

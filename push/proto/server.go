@@ -58,7 +58,7 @@ func Serve(ctx context.Context, rw io.ReadWriteCloser, token string, h Handler) 
 }
 
 func serve(ctx context.Context, rw io.ReadWriteCloser, token string, h Handler, t timing) error {
-	br := bufio.NewReaderSize(rw, 64<<10)
+	br := bufio.NewReaderSize(rw, readAhead)
 	err := bounded(ctx, rw, t.hello, func() error { return welcome(rw, br, token) })
 	if err != nil {
 		rw.Close() // the first error counts
@@ -106,7 +106,7 @@ func (s *server) message(typ frameType, id uint32, _ *Stream, text []byte) error
 		return violationf("request is no JSON: %v", err)
 	}
 	ctx, cancel := context.WithCancel(s.ctx)
-	stream := newStream(s.conn.out, id, cancel)
+	stream := newStream(s.conn, id, cancel)
 	s.conn.mu.Lock()
 	if s.conn.err != nil || len(s.conn.streams) >= maxServed {
 		err := s.conn.err

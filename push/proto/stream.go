@@ -1,7 +1,6 @@
 package proto
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,8 +21,8 @@ type Stream struct {
 
 	mu   sync.Mutex
 	cond *sync.Cond // on mu: anything below has changed
-	// buf holds what was received and not read, at most [Window] bytes.
-	buf bytes.Buffer
+	// unread is what was received and not read, at most [Window] bytes.
+	unread backlog
 	// allowed is what the peer may still send; read is what was read and not given back yet.
 	allowed, read uint32
 	recvEOF       bool
@@ -44,8 +43,8 @@ type Stream struct {
 	release func()
 }
 
-func newStream(out *outbox, id uint32, cancel func()) *Stream {
-	s := &Stream{out: out, id: id, allowed: Window, credit: Window, over: make(chan struct{}), cancel: cancel}
+func newStream(c *conn, id uint32, cancel func()) *Stream {
+	s := &Stream{out: c.out, id: id, unread: backlog{spare: &c.spare}, allowed: Window, credit: Window, over: make(chan struct{}), cancel: cancel}
 	s.cond = sync.NewCond(&s.mu)
 	return s
 }
@@ -59,8 +58,8 @@ func (s *Stream) Read(p []byte) (int, error) {
 		switch {
 		case s.cancelled:
 			return 0, s.local
-		case s.buf.Len() > 0:
-			n, _ := s.buf.Read(p)
+		case s.unread.size > 0:
+			n := s.unread.read(p)
 			s.giveBack(n)
 			return n, nil
 		case s.recvEOF:
@@ -80,9 +79,6 @@ func (s *Stream) Read(p []byte) (int, error) {
 
 // giveBack returns credit once half of the window was read, so that credits are few and the sender never starves.
 func (s *Stream) giveBack(n int) {
-	if s.buf.Len() == 0 && s.buf.Cap() > MaxFrame {
-		s.buf = bytes.Buffer{}
-	}
 	s.read += uint32(n)
 	if s.read < Window/2 || s.recvEOF || s.ended || s.local != nil {
 		return
@@ -202,7 +198,7 @@ func (s *Stream) giveUp(err error, tell bool) {
 	s.local = err
 	if tell {
 		s.cancelled = true
-		s.buf = bytes.Buffer{}
+		s.unread.drop()
 		s.cancel()
 	}
 	s.finish()
@@ -248,22 +244,22 @@ func (s *Stream) awaitWriter() {
 	defer s.writing.Unlock()
 }
 
-func (s *Stream) receive(data []byte) error {
+// receive takes data, and returns true where it keeps the memory that it lies in.
+func (s *Stream) receive(data []byte) (kept bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.recvEOF {
-		return violationf("data after the end of stream %d's data", s.id)
+		return false, violationf("data after the end of stream %d's data", s.id)
 	}
 	if uint32(len(data)) > s.allowed {
-		return violationf("stream %d sent %d bytes with a credit of %d", s.id, len(data), s.allowed)
+		return false, violationf("stream %d sent %d bytes with a credit of %d", s.id, len(data), s.allowed)
 	}
 	s.allowed -= uint32(len(data))
 	if s.cancelled || s.ended {
-		return nil
+		return false, nil
 	}
-	s.buf.Write(data)
 	s.cond.Broadcast()
-	return nil
+	return s.unread.add(data), nil
 }
 
 func (s *Stream) receiveEOF() error {
