@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"fleet/closure"
+	"fleet/closure/buffer"
 	"fleet/closure/daemon"
 	"fleet/closure/storepath"
 )
@@ -68,7 +69,7 @@ type Importer struct {
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	memory  *semaphore.Weighted
-	buffers buffers
+	buffers buffer.Pool
 	held    *semaphore.Weighted
 	queue   chan job
 	workers sync.WaitGroup
@@ -151,11 +152,11 @@ func (im *Importer) Import(info closure.PathInfo, nar io.Reader) error {
 
 // enqueue reads a NAR and leaves it to the workers.
 func (im *Importer) enqueue(t *task, nar io.Reader) error {
-	j := job{task: t, memory: min(1<<exponent(t.info.NarSize), im.opts.Memory)}
+	j := job{task: t, memory: min(buffer.Size(t.info.NarSize), im.opts.Memory)}
 	if err := im.memory.Acquire(im.ctx, j.memory); err != nil {
 		return im.complete(t, failed, context.Cause(im.ctx))
 	}
-	data := im.buffers.get(t.info.NarSize)
+	data := im.buffers.Get(t.info.NarSize)
 	n, err := io.ReadFull(nar, data)
 	j.data = data[:n]
 	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
@@ -168,7 +169,7 @@ func (im *Importer) enqueue(t *task, nar io.Reader) error {
 }
 
 func (im *Importer) free(j job) {
-	im.buffers.put(j.data)
+	im.buffers.Put(j.data)
 	im.memory.Release(j.memory)
 }
 

@@ -66,7 +66,9 @@ func (e *extractor) extract(ctx context.Context, info closure.PathInfo, base sto
 }
 
 func (e *extractor) parse(t *tree) error {
-	if err := nar.ParseStream(e.buffer, t); err != nil {
+	if err := nar.ParseStream(e.buffer, t); errors.Is(err, io.ErrUnexpectedEOF) {
+		return &nar.FormatError{Reason: "it is cut"}
+	} else if err != nil {
 		return err
 	}
 	if _, err := e.buffer.ReadByte(); err == nil {

@@ -108,8 +108,9 @@ func (t *transfer) receiveUnits(ctx context.Context, ch *channel) error {
 		if err := t.admit(ctx, ch, head); err != nil {
 			return err
 		}
-		unit := make([]byte, head.Length)
+		unit := t.memory.Get(uint64(head.Length))
 		if err := units.Fill(unit); err != nil {
+			t.memory.Put(unit)
 			t.withdraw(ch, head.Number)
 			return err
 		}

@@ -18,15 +18,6 @@ import (
 	"fleet/push/proto"
 )
 
-const (
-	// importMemory bounds the NARs that wait for a daemon, in bytes: an agent shares a host of 512 MB with what it is there for.
-	importMemory = 32 << 20
-	// importConnections is how many daemons import at once. Each is busy with one path after the other, mostly with waiting for the disk.
-	importConnections = 4
-	// directBytes is from how much on the daemon is done without, where that is allowed, in bytes of NARs.
-	directBytes = 16 << 20
-)
-
 // intake makes paths of the units of one transfer, and has them registered.
 type intake struct {
 	session    *session
@@ -48,13 +39,6 @@ type begunPath struct {
 	base storepath.Path
 }
 
-// pathImporter takes paths, references first: [closure.Importer] or [direct.Importer].
-type pathImporter interface {
-	Import(info storepath.Info, nar io.Reader) error
-	Wait() error
-	Close() error
-}
-
 // openIntake makes an intake. The end of ctx ends the taking of units; what is complete is registered nevertheless, until the session ends.
 func (s *session) openIntake(ctx context.Context, req proto.ImportRequest, registered func(storepath.Path)) *intake {
 	in := &intake{session: s, registered: registered, begun: make(map[storepath.Path]begunPath)}
@@ -63,16 +47,6 @@ func (s *session) openIntake(ctx context.Context, req proto.ImportRequest, regis
 	in.store = s.openImport(s.ctx, req, in)
 	in.unpacker = pack.NewUnpacker(ctx, hostViews{s}, in)
 	return in
-}
-
-// openImport chooses who imports. Without the daemon it is faster by as much as is imported, and begins later. The session protects the paths in any case.
-func (s *session) openImport(ctx context.Context, req proto.ImportRequest, in *intake) pathImporter {
-	if req.Bytes >= directBytes && s.host.StoreRoot == "" && s.mayImportDirectly(ctx) {
-		return direct.New(ctx, direct.Options{Memory: importMemory, Protected: true, Base: in.base, Done: in.done})
-	}
-	return closure.NewImporter(ctx, closure.ImportOptions{
-		Open: in.connect, Release: s.giveBack, SkipSignatures: true, Connections: importConnections, Memory: importMemory, Done: in.done,
-	})
 }
 
 // connect opens a connection for the importer, which does so again where one was lost: so we look whether that which protects the paths is still there.
@@ -88,16 +62,6 @@ func (in *intake) underWay() []storepath.Path {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	return slices.Collect(maps.Keys(in.begun))
-}
-
-// mayImportDirectly looks once whether the host allows it.
-func (s *session) mayImportDirectly(ctx context.Context) bool {
-	s.looking.Lock()
-	defer s.looking.Unlock()
-	if !s.directKnown {
-		s.direct, s.directKnown = direct.Possible(ctx, direct.Options{}) == nil, ctx.Err() == nil
-	}
-	return s.direct
 }
 
 // close waits for what is under way, and says what has become of the transfer; err is why it ended early. It gives a full store its space back.
@@ -135,15 +99,7 @@ func (v hostViews) Open(path storepath.Path) (pack.View, error) {
 	return view, nil
 }
 
-var errNotWanted = errors.New("the store does not want the rest")
-
-// storeError marks what is not the fault of what was sent.
-type storeError struct{ err error }
-
-func (e *storeError) Error() string { return e.err.Error() }
-func (e *storeError) Unwrap() error { return e.err }
-
-// Path implements [pack.Sink]: it protects a path, checks the form of its NAR, and hands it to the store, which checks its hash.
+// Path implements [pack.Sink]: it protects a path, and hands it to the store, which checks its NAR.
 func (in *intake) Path(ctx context.Context, info storepath.Info, base storepath.Path, archive io.Reader) error {
 	if in.unprotected != nil {
 		return &storeError{in.unprotected}
@@ -160,47 +116,7 @@ func (in *intake) Path(ctx context.Context, info storepath.Info, base storepath.
 	in.mu.Lock()
 	in.begun[info.Path] = begunPath{info.NarSize, base}
 	in.mu.Unlock()
-	if whole, ok := archive.(io.ReadSeeker); ok {
-		return in.small(info, whole)
-	}
-	return in.large(info, archive)
-}
-
-// small takes a NAR that is in memory.
-func (in *intake) small(info storepath.Info, archive io.ReadSeeker) error {
-	if err := nar.Parse(archive, &sizes{left: info.NarSize}); err != nil {
-		return err
-	}
-	if _, err := archive.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	return in.give(info, archive)
-}
-
-// large lets a NAR flow through. The daemon checks its hash before it registers the path; but it believes what a NAR says of a file's size, and would make
-// room for exabytes.
-func (in *intake) large(info storepath.Info, archive io.Reader) error {
-	r, w := io.Pipe()
-	checked := make(chan error, 1)
-	go func() {
-		err := copyGuarded(w, info, archive)
-		w.CloseWithError(err)
-		checked <- err
-	}()
-	err := in.give(info, r)
-	r.CloseWithError(errNotWanted)
-	// What is wrong with the NAR explains what the store says of it.
-	if checkErr := <-checked; checkErr != nil && !errors.Is(checkErr, errNotWanted) {
-		return checkErr
-	}
-	return err
-}
-
-func (in *intake) give(info storepath.Info, archive io.Reader) error {
-	if err := in.store.Import(info, archive); err != nil {
-		return &storeError{err}
-	}
-	return nil
+	return in.store.Import(info, archive)
 }
 
 // base is the base of a path that was given to the store.
@@ -220,42 +136,6 @@ func (in *intake) done(path storepath.Path) {
 	in.registered(path)
 }
 
-// copyGuarded copies a NAR and ends in an error where it is none, or has files that are larger than it says itself to be.
-func copyGuarded(w io.Writer, info storepath.Info, archive io.Reader) error {
-	guard := sizeGuard{Writer: nar.NewWriter(w), limit: info.NarSize}
-	if err := nar.Parse(archive, guard); err != nil {
-		return err
-	}
-	return guard.Close()
-}
-
-// sizeGuard refuses a file that is larger than the rest of its NAR.
-type sizeGuard struct {
-	*nar.Writer
-	limit uint64
-}
-
-func (g sizeGuard) File(path string, executable bool, size uint64, contents io.Reader) error {
-	if g.Size() > g.limit || size > g.limit-g.Size() {
-		return fmt.Errorf("file %q has %d bytes in a NAR of %d", path, size, g.limit)
-	}
-	return g.Writer.File(path, executable, size, contents)
-}
-
-// sizes checks that the files of a NAR are not larger than what is left of it.
-type sizes struct{ left uint64 }
-
-func (s *sizes) Directory(string) error       { return nil }
-func (s *sizes) Symlink(string, string) error { return nil }
-
-func (s *sizes) File(path string, _ bool, size uint64, _ io.Reader) error {
-	if size > s.left {
-		return fmt.Errorf("file %q has %d bytes in a NAR of no more than %d", path, size, s.left)
-	}
-	s.left -= size
-	return nil
-}
-
 // explainImport gives an error of an intake its code.
 func (s *session) explainImport(err error) error {
 	if err == nil {
@@ -266,6 +146,11 @@ func (s *session) explainImport(err error) error {
 	}
 	if corrupt, ok := errors.AsType[*closure.CorruptError](err); ok {
 		return damaged(corrupt.Path, corrupt)
+	}
+	if format, ok := errors.AsType[*nar.FormatError](err); ok {
+		if failed, ok := errors.AsType[*direct.PathError](err); ok {
+			return damaged(failed.Path, format)
+		}
 	}
 	if failed, ok := errors.AsType[*storeError](err); ok {
 		return s.explainStored(failed.err)

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"fleet/closure/buffer"
 	"fleet/closure/storepath"
 	"fleet/push/proto"
 )
@@ -32,6 +33,8 @@ type transfer struct {
 	attempt  int
 	attached map[int]*channel
 	units    reorder
+	// memory is that of units.
+	memory buffer.Pool
 	// acks are the paths that are registered, in that order.
 	acks  []storepath.Path
 	ended bool
@@ -353,6 +356,7 @@ func (t *transfer) feed(ctx context.Context, in *intake) error {
 			return in.unpacker.End()
 		}
 		err = in.unpacker.Unit(unit)
+		t.memory.Put(unit)
 		t.used()
 		if err != nil {
 			return err
