@@ -52,22 +52,23 @@ func expectedCosts() costs {
 	}
 }
 
-// costMeter learns what levels cost: how fast each is, and how well the units of this push compress, which is one factor for all levels. Each level has
-// compressed other units, and units differ more than levels do. The zero value has measured nothing.
+// costMeter learns what levels cost: how fast each is, and how well the units of this push compress. Each level has had other units, and units differ more than levels
+// do, so most of what is learned is one factor for all levels. The zero value has measured nothing.
 type costMeter struct {
-	speeds [pack.Best + 1]float64
-	seen   [pack.Best + 1]bool
+	// nar and spent are what each level has had, in bytes of NARs and seconds of a worker; units long ago count less.
+	nar, spent [pack.Best + 1]float64
 	// sent is what the units have come to, foreseen what they would have come to as one expects, in bytes; units long ago count less.
 	sent, foreseen float64
 }
 
 const (
-	// costMemory is what the last unit weighs in the speed that is remembered.
-	costMemory = 0.2
-	// ratioMemory is after how many bytes of NARs a unit counts for a third in what is remembered, and ratioDoubt how many bytes of what one expects are set
-	// against what was measured, so that a tiny unit does not decide.
-	ratioMemory = 32 << 20
-	ratioDoubt  = 64 << 10
+	// costMemory is after how many bytes of NARs a unit counts for a third in what is remembered.
+	costMemory = 32 << 20
+	// ratioDoubt, in bytes of units, and speedDoubt, in seconds, are how much of what one expects is set against what was measured, so that a tiny unit does not
+	// decide, nor how long the first one has waited for a disk. levelDoubt, in bytes of NARs, sets what all levels have shown against what one of them has.
+	ratioDoubt = 64 << 10
+	speedDoubt = 0.1
+	levelDoubt = 4 << 20
 )
 
 // add takes a unit that one worker has made.
@@ -76,53 +77,45 @@ func (m *costMeter) add(level pack.Level, unit pack.Unit, spent time.Duration) {
 		return
 	}
 	nar := float64(unit.NAR)
-	speed := nar / spent.Seconds()
-	if m.seen[level] {
-		m.speeds[level] += costMemory * (speed - m.speeds[level])
-	} else {
-		m.seen[level], m.speeds[level] = true, speed
+	keep := math.Exp(-nar / costMemory)
+	for other := range m.nar {
+		m.nar[other], m.spent[other] = keep*m.nar[other], keep*m.spent[other]
 	}
+	m.nar[level] += nar
+	m.spent[level] += spent.Seconds()
 	if level == pack.Stored {
 		return // what is not compressed says nothing of how well it would be
 	}
-	keep := math.Exp(-nar / ratioMemory)
 	m.sent = keep*m.sent + float64(len(unit.Bytes))
 	m.foreseen = keep*m.foreseen + nar*expectedCosts()[level].ratio
 }
 
-// costs returns what is known; a level that was never used is as fast as one expects beside the nearest that was.
+// costs returns what is known.
 func (m *costMeter) costs() costs {
-	expected := expectedCosts()
-	result := expected
-	factor := (m.sent + ratioDoubt) / (m.foreseen + ratioDoubt)
+	result := expectedCosts()
+	expected, spent := speedDoubt, speedDoubt
+	for level, nar := range m.nar {
+		expected += nar / result[level].speed
+		spent += m.spent[level]
+	}
+	slowness := spent / expected
+	ratio := (m.sent + ratioDoubt) / (m.foreseen + ratioDoubt)
 	for level := range result {
-		near, found := 0, false
-		for other := range result {
-			if m.seen[other] && (!found || distance(other, level) < distance(near, level)) {
-				near, found = other, true
-			}
-		}
-		if found {
-			result[level].speed = m.speeds[near] * expected[level].speed / expected[near].speed
-		}
+		foreseen := levelDoubt / result[level].speed * slowness
+		result[level].speed = (m.nar[level] + levelDoubt) / (m.spent[level] + foreseen)
 		if pack.Level(level) != pack.Stored {
-			result[level].ratio *= factor
+			result[level].ratio *= ratio
 		}
 	}
 	return result
 }
 
-func distance(a, b int) int { return max(a-b, b-a) }
-
-const (
-	// headroom is the part of the workers' speed that is counted on: the machine also encrypts, and others use it too.
-	headroom = 0.8
-	// sameSpeed is from what part of the highest speed on a level is as fast: less is noise, and of levels that are as fast the one that sends least is best.
-	sameSpeed = 0.97
-)
+// sameSpeed is from what part of the highest speed on a level is as fast: less is noise, and of levels that are as fast the one that sends least is best.
+const sameSpeed = 0.97
 
 // chooseLevel returns the level at which a push is over first: that of the highest speed, in bytes of NARs, of what is slower, the link or the workers; and of several
-// with that speed the one that sends least. The link takes rate bytes/s, 0 where that is not known yet; workers is how many workers this push can count on.
+// with that speed the one that sends least. The link takes rate bytes/s, 0 where that is not known yet; workers is how many workers this push can count on. Their speed is
+// what they had while the machine did all else that it has to do, so nothing is taken off it.
 func chooseLevel(c costs, rate, workers float64, k kind) pack.Level {
 	if rate <= 0 {
 		return pack.Default
@@ -137,7 +130,7 @@ func chooseLevel(c costs, rate, workers float64, k kind) pack.Level {
 		if pack.Level(level) == pack.Best {
 			at = min(workers, maxBest)
 		}
-		through[level] = min(headroom*at*c[level].speed, rate/max(c[level].ratio, 1e-6))
+		through[level] = min(at*c[level].speed, rate/max(c[level].ratio, 1e-6))
 	}
 	fastest, best := slices.Max(through[:]), pack.Best
 	for through[best] < sameSpeed*fastest {
@@ -161,6 +154,28 @@ func levelOf(zstd int) pack.Level {
 		return pack.Better
 	}
 	return pack.Best
+}
+
+const (
+	// A host with a round trip below nearTrip is supposed to be in the same network, and reached at nearRate; one above farTrip is somewhere else, and reached at
+	// farRate. Both in bytes/s, and of what is usual there the faster, since few bytes are lost over a slow link by a level that is soon changed.
+	nearTrip = 5 * time.Millisecond
+	nearRate = 125e6
+	farTrip  = 15 * time.Millisecond
+	farRate  = 10e6
+)
+
+// supposedRate is what a link may carry, in bytes/s, by its round trip alone; 0 where that says nothing, or is not known.
+func supposedRate(trip time.Duration) float64 {
+	switch {
+	case trip <= 0:
+		return 0
+	case trip < nearTrip:
+		return nearRate
+	case trip > farTrip:
+		return farRate
+	}
+	return 0
 }
 
 const (

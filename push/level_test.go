@@ -1,7 +1,6 @@
 package push
 
 import (
-	"math"
 	"slices"
 	"testing"
 	"time"
@@ -29,6 +28,9 @@ func TestTheLevelFollowsTheLink(t *testing.T) {
 		{"10 Gbit/s", 1.25e9, 2, kindPlain, pack.Stored},
 		{"1 Gbit/s, and 16 cores", 125e6, 16, kindPlain, pack.Better},
 		{"deltas on a fast link", 1e9, 2, kindDelta, pack.Default},
+		{"far away, before the link was measured", supposedRate(40 * time.Millisecond), 2, kindPlain, pack.Better},
+		{"near, before the link was measured", supposedRate(time.Millisecond), 2, kindPlain, pack.Fastest},
+		{"neither", supposedRate(10 * time.Millisecond), 2, kindPlain, pack.Default},
 		{"16 hosts that share nothing", 12.5e6, 2.0 / 16, kindPlain, pack.Fastest},
 	} {
 		t.Run(tt.rule, func(t *testing.T) {
@@ -45,22 +47,44 @@ func measuredUnit(nar uint64, ratio float64) pack.Unit {
 }
 
 func TestSpeedsOfLevelsAreLearned(t *testing.T) {
-	var m costMeter
-	if m.costs() != expectedCosts() {
-		t.Error("something is known before anything was measured")
+	e := expectedCosts()
+	const unit = 8 << 20
+	made := func(level pack.Level, slowness float64) time.Duration {
+		return time.Duration(slowness * unit / e[level].speed * float64(time.Second))
 	}
-	m.add(pack.Default, measuredUnit(1000, 0.1), time.Millisecond)
-	c, e := m.costs(), expectedCosts()
-	if c[pack.Default].speed != 1e6 {
-		t.Errorf("%+v", c[pack.Default])
+	type step struct {
+		level pack.Level
+		nar   uint64
+		spent time.Duration
 	}
-	if got, want := c[pack.Best].speed/c[pack.Default].speed, e[pack.Best].speed/e[pack.Default].speed; math.Abs(got-want) > 1e-9 {
-		t.Errorf("a level that was not used is %v as fast, want %v", got, want)
+	units := func(n int, level pack.Level, slowness float64) []step {
+		return slices.Repeat([]step{{level, unit, made(level, slowness)}}, n)
 	}
-	m.add(pack.Default, pack.Unit{}, time.Second) // says nothing
-	m.add(pack.Default, measuredUnit(1000, 0.1), time.Second)
-	if got := m.costs()[pack.Default].speed; got >= 1e6 || got < 0.7e6 {
-		t.Errorf("%v after a slower one", got)
+	for _, tt := range []struct {
+		rule  string
+		steps []step
+		level pack.Level
+		// least and most are the speed, as a part of what one expects.
+		least, most float64
+	}{
+		{"nothing was measured", nil, pack.Default, 1, 1},
+		{"as one expects", units(4, pack.Default, 1), pack.Default, 0.999, 1.001},
+		{"a slow machine", units(8, pack.Default, 3), pack.Default, 0.3, 0.4},
+		{"a slow machine is slow at levels that were not used", units(8, pack.Default, 3), pack.Best, 0.3, 0.45},
+		{"a tiny unit that waited for the disk", []step{{pack.Better, 10_000, 40 * time.Millisecond}}, pack.Better, 0.6, 1},
+		{"a level that is slower than the others are", slices.Concat(units(8, pack.Default, 1), units(4, pack.Best, 4)), pack.Best, 0.2, 0.35},
+		{"what is not used for long is judged by what is used", slices.Concat(units(2, pack.Better, 10), units(20, pack.Default, 1)), pack.Better, 0.9, 1},
+		{"a unit without contents", []step{{pack.Default, 0, time.Second}}, pack.Default, 1, 1},
+	} {
+		t.Run(tt.rule, func(t *testing.T) {
+			var m costMeter
+			for _, s := range tt.steps {
+				m.add(s.level, measuredUnit(s.nar, 0.3), s.spent)
+			}
+			if got := m.costs()[tt.level].speed / e[tt.level].speed; got < tt.least || got > tt.most {
+				t.Errorf("%.3f as fast as one expects, want %v to %v", got, tt.least, tt.most)
+			}
+		})
 	}
 }
 

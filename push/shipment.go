@@ -14,9 +14,6 @@ const (
 	maxUnderWay = 64 << 20
 	// aheadTime is for how long a link has enough to do with what is made ahead.
 	aheadTime = time.Second
-	// A host with a round trip below nearRTT is supposed to be in the same network, and reached at nearRate, in bytes/s, until that was measured.
-	nearRTT  = 5 * time.Millisecond
-	nearRate = 125e6
 )
 
 // shipment is a cargo on its way to a host, over one connection after the other. Of a unit it keeps the size alone: one that has to be sent again is made
@@ -190,13 +187,13 @@ func (s *shipment) orderNext() {
 	s.warm.unit(n)
 }
 
-// expectedRate is the link's speed in bytes/s, as measured, or as it is where hosts are that near; 0 where nothing is known. Several hosts begin with the same level,
-// which all of them can use.
+// expectedRate is the link's speed in bytes/s, as measured, or as one expects of one with that round trip; 0 where nothing is known. Several hosts begin with the same
+// level, which all of them can use.
 func (s *shipment) expectedRate() float64 {
-	if rate := s.link.rate(); rate > 0 || s.rtt == 0 || s.rtt > nearRTT || !s.shop.alone() {
+	if rate := s.link.rate(); rate > 0 || !s.shop.alone() {
 		return rate
 	}
-	return nearRate
+	return supposedRate(s.rtt)
 }
 
 // depth is how many units are made ahead: enough for all workers on a fast link, and one on a slow link or where memory is short.
