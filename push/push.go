@@ -145,11 +145,20 @@ func (t *transfer) sendMissing(ctx context.Context, l *link) (rooted bool, err e
 	if err := t.endSubstitution(ctx, l); err != nil {
 		return false, err
 	}
-	missing, rooted, err := t.missing(ctx, l)
+	asked, err := t.survey(ctx)
+	if err != nil {
+		return false, err
+	}
+	head := t.headStart(l, asked)
+	defer head.giveBack()
+	missing, rooted, err := t.missing(ctx, l, asked)
 	if err != nil || rooted || len(missing.infos) == 0 {
 		return rooted, err
 	}
-	t.shipment = newShipment(missing, l.agent)
+	if !head.isOf(missing) {
+		head.giveBack()
+	}
+	t.shipment = newShipment(missing, l.agent, head)
 	return false, t.send(ctx, l)
 }
 
@@ -169,11 +178,7 @@ func (t *transfer) goOn(ctx context.Context, l *link) (sent bool, err error) {
 
 // missing asks for what the host lacks, references first, in one round trip; the agent protects all of it from then on. Where that is nothing, it has also
 // set the roots.
-func (t *transfer) missing(ctx context.Context, l *link) (missing *cargo, rooted bool, err error) {
-	asked, err := t.survey(ctx)
-	if err != nil {
-		return nil, false, err
-	}
+func (t *transfer) missing(ctx context.Context, l *link, asked *survey) (missing *cargo, rooted bool, err error) {
 	ahead := t.s.c.units().warmSurvey(asked)
 	asked, result, err := t.askMissing(ctx, l, asked)
 	ahead.Close()
@@ -185,15 +190,21 @@ func (t *transfer) missing(ctx context.Context, l *link) (missing *cargo, rooted
 			return nil, false, err
 		}
 	}
-	m := manifest{missing: result.Missing, refused: result.Refused, whole: t.damaged, plain: len(t.damaged) >= maxDeltas}
-	if !t.s.Info().Trusted {
-		m.signer = t.request.Signer
-	}
+	m := t.manifest(result.Missing, result.Refused)
 	if asked, err = t.withSignatures(ctx, l, asked, m); err != nil {
 		return nil, false, err
 	}
 	missing = asked.cargo(m)
 	return missing, false, t.prepare(missing.infos, missing.bytes)
+}
+
+// manifest is that of what a host lacks, as places in a survey, and of the bases that it refuses.
+func (t *transfer) manifest(missing, refused []int) manifest {
+	m := manifest{missing: missing, refused: refused, whole: t.damaged, plain: len(t.damaged) >= maxDeltas}
+	if !t.s.Info().Trusted {
+		m.signer = t.request.Signer
+	}
+	return m
 }
 
 // askMissing asks without the closures of what the host has said it has, and with them where it does not have it any more.

@@ -188,7 +188,11 @@ func (s *Session) Take(ctx context.Context, request TakeRequest) (PushResult, er
 	if err != nil {
 		return PushResult{}, err
 	}
-	missing, rooted, err := t.missing(ctx, l)
+	asked, err := t.survey(ctx)
+	if err != nil {
+		return PushResult{}, t.explain(err)
+	}
+	missing, rooted, err := t.missing(ctx, l, asked)
 	if err != nil || rooted || missing.bytes < relayFrom {
 		return PushResult{}, t.explain(err)
 	}

@@ -32,9 +32,7 @@ var errOver = errors.New("the host has ended the transfer")
 // send sends the shipment, or what is left of it, and returns when the host has registered all of its paths.
 func (t *transfer) send(ctx context.Context, l *link) error {
 	s := &sending{t: t, l: l, shipment: t.shipment}
-	if level := t.s.c.Level; level != 0 {
-		s.shipment.level = order{level: levelOf(level), exact: true}
-	}
+	s.shipment.level = t.order()
 	defer func() {
 		received, _ := t.shipment.moved()
 		t.units = max(t.units, received)
@@ -59,6 +57,14 @@ func (t *transfer) send(ctx context.Context, l *link) error {
 	}
 	t.progress.flush()
 	return nil
+}
+
+// order is that of a unit of the level that was configured, or of any, without the unit.
+func (t *transfer) order() order {
+	if level := t.s.c.Level; level != 0 {
+		return order{level: levelOf(level), exact: true}
+	}
+	return order{}
 }
 
 // sending is a shipment under way over one connection.

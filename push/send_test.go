@@ -67,6 +67,7 @@ func TestSixteenHostsCostTheWorkOfOne(t *testing.T) {
 	if made, once := shop.made, float64(graph.Sizes().NAR); made > 1.6*once {
 		t.Errorf("%.1f MB were packed, one host's are %.1f MB", made/1e6, once/1e6)
 	}
+	shop.group.Wait()
 	if shop.open != 0 || shop.used != 0 || source.open != 0 {
 		t.Errorf("at the end %d lanes, %d bytes and %d views are open", shop.open, shop.used, source.open)
 	}

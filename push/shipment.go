@@ -26,6 +26,8 @@ type shipment struct {
 	level order
 	shop  *workshop
 	lane  *lane
+	// head has the first units until they are ordered.
+	head *headStart
 	// warm reads ahead of the attempt.
 	warm aheadRun
 
@@ -50,8 +52,8 @@ type shipment struct {
 	stopped error
 }
 
-func newShipment(c *cargo, agent agentRef) *shipment {
-	s := &shipment{id: randomName(""), agent: agent, cargo: c, pending: make(map[string]closure.PathInfo, len(c.infos)), sizes: make(map[int]int64)}
+func newShipment(c *cargo, agent agentRef, head *headStart) *shipment {
+	s := &shipment{id: randomName(""), agent: agent, cargo: c, head: head, pending: make(map[string]closure.PathInfo, len(c.infos)), sizes: make(map[int]int64)}
 	s.cond = sync.NewCond(&s.mu)
 	for _, info := range c.infos {
 		s.pending[info.Path.String()] = info
@@ -171,19 +173,13 @@ func (s *shipment) take(channels int) (number int, job *work, err error) {
 	for len(s.ahead) < s.depth(channels) && s.next+len(s.ahead) < len(s.cargo.specs) {
 		s.orderNext()
 	}
+	s.head.giveBack()
 	return number, job, nil
 }
 
 func (s *shipment) orderNext() {
-	o := s.level
 	n := s.next + len(s.ahead)
-	o.spec, o.keys = s.cargo.specs[n], s.cargo.keys[n]
-	if !o.exact {
-		kind := kindOf(o.spec)
-		costs, workers := s.shop.costs(kind)
-		o.level = chooseLevel(costs, s.expectedRate(), workers, kind)
-	}
-	s.ahead = append(s.ahead, s.shop.order(s.lane, o))
+	s.ahead = append(s.ahead, s.shop.order(s.lane, s.shop.choose(s.level, s.cargo, n, s.expectedRate())))
 	s.warm.unit(n)
 }
 

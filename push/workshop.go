@@ -126,11 +126,29 @@ func (w *workshop) enter() *lane {
 func (w *workshop) leave(*lane) {
 	w.mu.Lock()
 	w.open--
-	last := w.open == 0
 	w.mu.Unlock()
-	if last && w.views != nil {
+	w.rest()
+}
+
+// rest closes what is open of our store, once no host is there and nobody works.
+func (w *workshop) rest() {
+	w.mu.Lock()
+	idle := w.open == 0 && w.busy == 0
+	w.mu.Unlock()
+	if idle && w.views != nil {
 		w.views.close()
 	}
+}
+
+// choose is the order of a cargo's unit, at the level that is best over a link that carries rate bytes/s, unless the order has one.
+func (w *workshop) choose(o order, c *cargo, n int, rate float64) order {
+	o.spec, o.keys = c.specs[n], c.keys[n]
+	if !o.exact {
+		kind := kindOf(o.spec)
+		costs, workers := w.costs(kind)
+		o.level = chooseLevel(costs, rate, workers, kind)
+	}
+	return o
 }
 
 // order orders a unit. It is used, and so kept, until it is released.
@@ -191,6 +209,7 @@ func (w *workshop) run() {
 		if job == nil {
 			w.busy--
 			w.mu.Unlock()
+			w.rest()
 			return
 		}
 		job.begun = true

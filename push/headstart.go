@@ -1,0 +1,53 @@
+package push
+
+import "sync"
+
+// headStart are the first units of what a host will be sent if it lacks all that it is asked for. They are made while it answers, and while it opens the transfer:
+// on a long way, the first of them are there by then. Where the host has some of it, most of them are needed all the same.
+type headStart struct {
+	shop  *workshop
+	group sync.WaitGroup
+	cargo *cargo
+	jobs  []*work
+}
+
+// headStart begins to make the first units. The caller gives them back. Where others serve or describe what is new, too little is known before the answer.
+func (t *transfer) headStart(l *link, asked *survey) *headStart {
+	h := &headStart{shop: t.s.c.units()}
+	if len(asked.paths) == 0 || len(asked.strangers) > 0 || t.request.Substitute && !t.substituted {
+		return h
+	}
+	all := make([]int, len(asked.paths))
+	for i := range all {
+		all[i] = i
+	}
+	m, o, rate := t.manifest(all, nil), t.order(), supposedRate(l.rtt())
+	h.group.Go(func() {
+		h.cargo = asked.cargo(m)
+		h.order(o, rate)
+	})
+	return h
+}
+
+// order orders as many units as there are workers, for a link of that rate.
+func (h *headStart) order(o order, rate float64) {
+	var lane lane // no host has entered yet
+	for n := range min(h.shop.workers, len(h.cargo.specs)) {
+		h.jobs = append(h.jobs, h.shop.order(&lane, h.shop.choose(o, h.cargo, n, rate)))
+	}
+}
+
+// isOf says whether the units are those of a cargo.
+func (h *headStart) isOf(c *cargo) bool {
+	h.group.Wait()
+	return h.cargo == c
+}
+
+// giveBack releases the units. Those that nobody else has ordered are made no more, if they were not begun. It may be called more than once.
+func (h *headStart) giveBack() {
+	h.group.Wait()
+	for _, job := range h.jobs {
+		h.shop.release(job)
+	}
+	h.jobs = nil
+}
