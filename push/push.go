@@ -27,6 +27,9 @@ type PushRequest struct {
 	// RootName names the GC root that protects them there until the next push of the same name: one path component. With
 	// several roots, the second is <RootName>-2, and so on. Empty sets none.
 	RootName string
+	// RootGroup, where it is set, is what the names of some roots on the host begin with, RootName too. Of them, those in RootKeep stay, and the others are removed.
+	RootGroup string
+	RootKeep  []string
 	// Substitute lets the host's own substituters serve first.
 	Substitute bool
 	// Signer signs what the host would otherwise refuse; nil where no key is configured.
@@ -297,6 +300,13 @@ func (r PushRequest) roots() []proto.RootRequest {
 			name = fmt.Sprintf("%s-%d", name, i+1)
 		}
 		roots = append(roots, proto.RootRequest{Name: name, Path: path.String()})
+	}
+	if r.RootGroup != "" && len(roots) > 0 {
+		last := &roots[len(roots)-1]
+		last.Group, last.Keep = r.RootGroup, slices.Clone(r.RootKeep)
+		for _, root := range roots {
+			last.Keep = append(last.Keep, root.Name)
+		}
 	}
 	return roots
 }

@@ -75,7 +75,7 @@ func TestHostsTakeFromTheirRelay(t *testing.T) {
 		if came := received(t, h) - before[h.Name]; came < ballast {
 			t.Errorf("%d bytes came to %s", came, h.Name)
 		}
-		if root := on(t, relay, "readlink /nix/var/nix/gcroots/fleet/relay-default-"+h.Name); root != runs(t, h) {
+		if root := on(t, relay, "readlink /nix/var/nix/gcroots/fleet/relay:default:"+h.Name); root != runs(t, h) {
 			t.Errorf("the relay keeps %q, and %s runs %q", root, h.Name, runs(t, h))
 		}
 	}

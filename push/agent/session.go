@@ -3,10 +3,8 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -287,51 +285,4 @@ func (s *session) valid(ctx context.Context, path storepath.Path) (bool, error) 
 	}
 	valid, err := conn.QueryValidPaths(ctx, []storepath.Path{path}, daemon.ValidPathsOptions{})
 	return len(valid) == 1, err
-}
-
-// root makes a named GC root, or moves it, by one rename.
-func (s *session) root(ctx context.Context, req proto.RootRequest) (any, error) {
-	if !plainName(req.Name) {
-		return nil, proto.Errorf(proto.CodeUsage, "%.60q is no name of a root", req.Name)
-	}
-	path, err := storepath.Parse(req.Path)
-	if err != nil {
-		return nil, proto.Errorf(proto.CodeUsage, "%v", err)
-	}
-	valid, err := s.valid(ctx, path)
-	if err != nil {
-		return nil, err
-	}
-	if !valid {
-		return nil, pathError(proto.CodeNotFound, req.Path, "path %s is not valid on the host", path)
-	}
-	dir, err := s.host.ownRoots()
-	if err != nil {
-		return nil, err
-	}
-	link := filepath.Join(dir, req.Name)
-	if err := replaceLink(path.String(), link); err != nil {
-		return nil, fmt.Errorf("make root %q: %w", link, err)
-	}
-	if s.host.Root() {
-		return nil, nil
-	}
-	conn, err := s.borrow(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer s.giveBack(conn)
-	return nil, conn.AddIndirectRoot(ctx, link)
-}
-
-// ownRoots returns the folder of the agent's GC roots: below Nix's own for root, else in the user's state.
-func (h *Host) ownRoots() (string, error) {
-	dir := h.rootsDir()
-	if !h.Root() {
-		if h.Home == "" {
-			return "", errors.New("make root: the user has no home")
-		}
-		dir = filepath.Join(h.Home, ".local", "state", "fleet", "gcroots")
-	}
-	return dir, os.MkdirAll(dir, 0o755)
 }

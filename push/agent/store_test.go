@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -198,9 +199,11 @@ func TestRootsAreReplacedAtOnce(t *testing.T) {
 			t.Errorf("root leads to %q", target)
 		}
 	}
+	checkRootGroups(t, client, filepath.Join(host.NixVar, "gcroots/fleet"), samples[0].info.Path)
 	for _, bad := range []proto.RootRequest{
 		{Name: "../x", Path: samples[0].info.Path}, {Name: ".", Path: samples[0].info.Path}, {Name: "", Path: samples[0].info.Path},
 		{Name: ".txn-t1", Path: samples[0].info.Path}, {Name: "ok", Path: "/etc"},
+		{Name: "prod-web", Group: "p", Path: samples[0].info.Path}, {Name: "prod-web", Group: "test", Path: samples[0].info.Path},
 	} {
 		if err := client.Call(t.Context(), proto.MethodRoot, bad, nil); proto.CodeOf(err) != proto.CodeUsage {
 			t.Errorf("%+v: %v", bad, err)
@@ -209,6 +212,34 @@ func TestRootsAreReplacedAtOnce(t *testing.T) {
 	gone := proto.RootRequest{Name: "ok", Path: "/nix/store/" + strings.Repeat("z", 32) + "-gone"}
 	if err := client.Call(t.Context(), proto.MethodRoot, gone, nil); proto.CodeOf(err) != proto.CodeNotFound {
 		t.Errorf("a path that is not valid: %v", err)
+	}
+}
+
+// checkRootGroups sets roots of two groups, and looks which of them a request for one group removes.
+func checkRootGroups(t *testing.T, client *proto.Client, dir, path string) {
+	t.Helper()
+	request := proto.RootRequest{Name: "relay:a:web", Path: path, Group: "relay:a:", Keep: []string{"relay:a:db", "relay:a:none"}}
+	for _, name := range []string{"relay:a:web", "relay:a:db", "relay:a:gone", "relay:ab:gone", "relay:b:gone", "other"} {
+		if err := client.Call(t.Context(), proto.MethodRoot, proto.RootRequest{Name: name, Path: path}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(dir, "relay:a:folder"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.Call(t.Context(), proto.MethodRoot, request, nil); err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range entries {
+		left = append(left, entry.Name())
+	}
+	if want := []string{"other", "prod-web", "relay:a:db", "relay:a:folder", "relay:a:web", "relay:ab:gone", "relay:b:gone"}; !slices.Equal(left, want) {
+		t.Errorf("the roots %q are left, want %q", left, want)
 	}
 }
 

@@ -56,6 +56,8 @@ type fakeHost struct {
 	status func(*proto.TxnStatus)
 	valid  map[string]bool
 	closed int
+	// pushes are what was asked to be pushed to it.
+	pushes []push.PushRequest
 	// moved is what went through its sessions.
 	moved atomic.Uint64
 	// open are the sessions that were opened again and not closed.
@@ -244,6 +246,9 @@ func (s *fakeSession) Push(ctx context.Context, r push.PushRequest) (push.PushRe
 	if err := s.w.do(ctx, s.name, "push"); err != nil {
 		return push.PushResult{}, err
 	}
+	s.w.mu.Lock()
+	s.host.pushes = append(s.host.pushes, r)
+	s.w.mu.Unlock()
 	return push.PushResult{Paths: 3, NarBytes: 300, WireBytes: 100}, s.host.push
 }
 

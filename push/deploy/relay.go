@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -29,8 +30,9 @@ type relay struct {
 	// filling is held by who pushes to it: hosts that are to have the same find it there then, and its own push does not cross theirs. A token of the
 	// pushes is taken after it, never before.
 	filling chan struct{}
-	// failed is why nobody else tries to push to it. Who fills it owns this.
+	// failed is why nobody else tries to push to it, and tidy says that it keeps nothing any more for hosts that it does not have. Who fills it owns both.
 	failed error
+	tidy   bool
 	takers chan struct{}
 	// served is how many have taken, or tried to.
 	served atomic.Uint64
@@ -119,7 +121,12 @@ func (h *hostRun) fillRelay(name string, request push.PushRequest) (Session, err
 		return nil, r.failed
 	}
 	h.emit(plan.Event{Kind: plan.EventProgress, Message: fmt.Sprintf("to the relay %q first", name)})
-	request.RootName, request.Substitute = "relay-"+h.Plan.Fleet+"-"+h.name, h.substitute(h.Plan.Hosts[name])
+	group := relayRoots(h.Plan)
+	request.RootName = group + h.name
+	if !r.tidy {
+		request.RootGroup, request.RootKeep = group, rootsOn(h.Plan, name)
+	}
+	request.Substitute = h.substitute(h.Plan.Hosts[name])
 	err = h.holding(h.pushes, func() error { return h.fill(name, session, request) })
 	if concernsAll(err) {
 		r.failed = err
@@ -127,7 +134,23 @@ func (h *hostRun) fillRelay(name string, request push.PushRequest) (Session, err
 	if err != nil {
 		return nil, err
 	}
+	r.tidy = true
 	return session, nil
+}
+
+// relayRoots is what the names of the GC roots begin with that keep on relays what hosts of the fleet take from them; the host's name follows. No name of a
+// fleet or a host has a colon.
+func relayRoots(p *plan.Plan) string { return "relay:" + p.Fleet + ":" }
+
+// rootsOn are the roots that stay on a relay: those of the hosts that the plan has behind it.
+func rootsOn(p *plan.Plan, relay string) (names []string) {
+	for name, host := range p.Hosts {
+		if relayOf(host) == relay {
+			names = append(names, relayRoots(p)+name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // fill pushes to the relay, until nothing moves any more.

@@ -86,6 +86,31 @@ func TestHostsTakeFromTheirRelayBeforeTheyArePushedTo(t *testing.T) {
 	}
 }
 
+func TestARelayKeepsWhatTheHostsBehindItRun(t *testing.T) {
+	w := newWorld("a", "b", "c", "direct", "gate", "other")
+	withRelay(w, "gate", "a", "b", "c")
+	withRelay(w, "other", "direct")
+	w.run(t.Context(), t, func(_ *Deployer, r *Request) { r.Hosts = []string{"a", "b"} })
+	group := relayRoots(w.plan)
+	var names []string
+	tidied := 0
+	for _, request := range w.hosts["gate"].pushes {
+		names = append(names, request.RootName)
+		if request.RootGroup == "" {
+			continue
+		}
+		tidied++
+		// c is not deployed to, and what it runs stays nevertheless.
+		if request.RootGroup != group || !slices.Equal(request.RootKeep, []string{group + "a", group + "b", group + "c"}) {
+			t.Errorf("of %q, %q are kept", request.RootGroup, request.RootKeep)
+		}
+	}
+	slices.Sort(names)
+	if !slices.Equal(names, []string{group + "a", group + "b"}) || tidied != 1 {
+		t.Errorf("the roots %q were set, and others removed %d times", names, tidied)
+	}
+}
+
 func TestARelayIsNotFilledWhileItIsPushedTo(t *testing.T) {
 	w := newWorld("a", "b", "gate")
 	withRelay(w, "gate", "a", "b")

@@ -288,6 +288,9 @@ func (l *pathInfos) UnmarshalJSON(text []byte) error {
 type RootRequest struct {
 	Name string `json:"name"`
 	Path string `json:"path"`
+	// Group, where it is set, is what the names of some roots begin with, Name too: those of them that are not in Keep are removed once the root is set.
+	Group string   `json:"group,omitempty"`
+	Keep  []string `json:"keep,omitempty"`
 }
 
 // BuildRequest names a derivation that is valid on the host; all of its outputs are built.
