@@ -146,7 +146,7 @@ func (p *Packer) small(e *entry, item Item) (doubt bool, err error) {
 	}
 	p.nar = nar
 	if len(item.Copies) > 0 {
-		if p.assembleSmall(e, item.Copies, nar) {
+		if p.assembleSmall(e, item.copies(0, int64(len(nar))), nar) {
 			return false, nil
 		}
 	} else if base := p.base(*e, maxSmallBase); base != nil {
