@@ -85,7 +85,7 @@ func newTransfer(s *Session, request PushRequest, graph *closure.Graph) *transfe
 func (t *transfer) repeat(ctx context.Context, work func(context.Context, *link) (bool, error)) error {
 	for {
 		err := t.s.resume(ctx, work)
-		if t.leftOut(err) {
+		if t.leftOut(err) || t.unkept(err) {
 			continue
 		}
 		path, again := t.again(err)
@@ -113,6 +113,8 @@ type transfer struct {
 	substitutor agentRef
 	// asksAll says that what the host is known to have is asked for, too.
 	asksAll bool
+	// alone says that the host could not keep what later paths were made of.
+	alone bool
 	// damaged are the paths that arrived damaged once.
 	damaged map[storepath.Path]bool
 	// units is how many units the host has received.
@@ -185,11 +187,14 @@ func (t *transfer) missing(ctx context.Context, l *link) (missing *cargo, rooted
 			return nil, false, err
 		}
 	}
-	m := manifest{missing: result.Missing, refused: result.Refused, whole: t.damaged, plain: len(t.damaged) >= maxDeltas}
+	m := manifest{missing: result.Missing, refused: result.Refused, whole: t.damaged, plain: len(t.damaged) >= maxDeltas, alone: t.alone}
 	if !t.s.Info().Trusted {
 		m.signer = t.request.Signer
 	}
 	if asked, err = t.withSignatures(ctx, l, asked, m); err != nil {
+		return nil, false, err
+	}
+	if m, err = t.withDuplicates(ctx, l, asked, m); err != nil {
 		return nil, false, err
 	}
 	missing = asked.cargo(m)
@@ -314,6 +319,17 @@ func (t *transfer) leftOut(err error) bool {
 		t.asksAll = true
 	}
 	t.shipment = nil
+	return true
+}
+
+// unkept reports whether the host has refused to keep what later paths are made of. The rest is sent without that.
+func (t *transfer) unkept(err error) bool {
+	answer, ok := errors.AsType[*proto.Error](err)
+	if !ok || answer.Code != proto.CodeNoSpool || t.alone {
+		return false
+	}
+	t.alone, t.shipment = true, nil
+	t.s.warn(t.request.Step, "the host cannot "+oneLine(answer.Message)+"; what several paths have is sent with each")
 	return true
 }
 
