@@ -139,6 +139,22 @@ func TestAHostThatCannotKeepAnythingIsSentAll(t *testing.T) {
 	}
 }
 
+func TestAHostWithALittleRoomIsNotAskedToKeepAnything(t *testing.T) {
+	const size = 12 << 20
+	l := newLab(t)
+	h := l.host(t, hostOptions{size: "110000k"})
+	shared := incompressible(size)
+	one := l.tree(t, "one", map[string][]byte{"shared": shared}, nil)
+	two := l.tree(t, "two", map[string][]byte{"other": incompressible(1000), "shared": shared}, nil)
+	r := &recorder{}
+	c := l.connector()
+	c.Reporter = r
+	checkSent(t, pushAll(t, connect(t, c, h.spec("root")), h, one, two), 2*size)
+	if r.count("sent with each") != 0 {
+		t.Errorf("the user is told: %+v", r.events)
+	}
+}
+
 func TestWhatIsKeptOutlivesConnections(t *testing.T) {
 	l := newLab(t)
 	h := l.host(t, hostOptions{})
