@@ -1,11 +1,15 @@
 package push
 
 import (
+	"context"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
+	"fleet/closure/duplicates"
 	"fleet/closure/storepath"
 )
 
@@ -64,7 +68,9 @@ func checkSent(t *testing.T, result PushResult, once int) {
 }
 
 // Below 16 MiB the daemon imports, and from there on the agent itself.
-func sizesOfBothImporters() map[string]int { return map[string]int{"daemon": 3 << 20, "direct": 18 << 20} }
+func sizesOfBothImporters() map[string]int {
+	return map[string]int{"daemon": 3 << 20, "direct": 18 << 20}
+}
 
 func TestHardLinksAreSentOnce(t *testing.T) {
 	for importer, size := range sizesOfBothImporters() {
@@ -170,5 +176,49 @@ func TestWhatIsKeptOutlivesConnections(t *testing.T) {
 	// What was under way when a connection broke is sent again.
 	if limit := uint64(29<<20 + 3*12<<20); result.WireBytes > limit || result.WireBytes < 29<<20 {
 		t.Errorf("%d bytes were sent for %d", result.WireBytes, 29<<20)
+	}
+}
+
+func TestHostsThatLackTheSameShareAPlan(t *testing.T) {
+	source := newMemoryStore()
+	root := source.system(t, 3, 2<<20)
+	graph, err := source.Closure(t.Context(), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := makeSurvey(t.Context(), source, graph, nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := manifest{missing: []int{0, 1, 2}}
+	cause := errors.New("enough")
+	gone, cancel := context.WithCancelCause(t.Context())
+	cancel(cause)
+	if _, err := s.plan(gone, source, all); !errors.Is(err, cause) {
+		t.Errorf("after the end of the context: %v", err)
+	}
+	plans := make([]*duplicates.Plan, 8)
+	var group sync.WaitGroup
+	for i := range plans {
+		group.Go(func() {
+			var err error
+			if plans[i], err = s.plan(t.Context(), source, all); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	for _, plan := range plans {
+		if plan != plans[0] {
+			t.Fatal("two plans for the same")
+		}
+	}
+	if n := source.opened; n != 3 {
+		t.Errorf("%d paths were opened for 3", n)
+	}
+	for _, other := range []manifest{{missing: []int{0, 1}}, {missing: all.missing, alone: true}, {missing: all.missing, whole: map[storepath.Path]bool{root: true}}} {
+		if plan, err := s.plan(t.Context(), source, other); err != nil || plan == plans[0] {
+			t.Errorf("%+v has the same plan, or none: %v", other, err)
+		}
 	}
 }
