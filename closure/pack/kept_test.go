@@ -92,6 +92,7 @@ func TestWhatAPathHasTwiceCrossesOnce(t *testing.T) {
 		"within a small path":                        {[]int{mib, 20_000, -mib}, false, mib + 20_000},
 		"within a segment":                           {[]int{3 * mib, 40_000, -3 * mib}, false, 3*mib + 40_000},
 		"side by side":                               {[]int{2 * mib, -2 * mib, -2 * mib}, false, 2 * mib},
+		"as near as the distance":                    {[]int{SelfDistance, -SelfDistance, -SelfDistance, -SelfDistance, SelfDistance + 1, -SelfDistance - 1, -SelfDistance}, false, 2*SelfDistance + 1},
 		"in another segment":                         {[]int{5 * mib, 10 * mib, -5 * mib}, true, 15 * mib},
 		"across the edges of segments":               {[]int{7 * mib, 6 * mib, -7 * mib, -6 * mib}, true, 13 * mib},
 		"a whole segment and more":                   {[]int{20 * mib, -20 * mib}, true, 20 * mib},

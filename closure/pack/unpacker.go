@@ -24,7 +24,8 @@ type Sink interface {
 // Unpacker takes the units of one push in order. It must not be used concurrently.
 //
 // It holds at most 32 MiB beside the unit that it is given: what the unit's compressed parts hold, the NARs that come of it, what the delta decoder needs,
-// and a table of the paths that came. What units say is to be kept lies in a spool, which has [MaxKept] bytes at most. A large path's [Sink.Path] runs in a goroutine of its own until its last segment, an error, or Close.
+// and a table of the paths that came. What units say is to be kept lies in a spool, which has [MaxKept] bytes at most.
+// A large path's [Sink.Path] runs in a goroutine of its own until its last segment, an error, or Close.
 type Unpacker struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
