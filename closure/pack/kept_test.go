@@ -361,3 +361,19 @@ func TestACopyWithinAPathReadsOnlyWhatHasCome(t *testing.T) {
 	}
 	var _ io.ReaderAt = earlier
 }
+
+func TestKeptPathsTakeNoMemory(t *testing.T) {
+	w := newTwice(46)
+	a, b := w.noise(9<<20), w.noise(7<<20)
+	own := w.own("own", a, b, a, b, a)
+	own.Keep = true
+	items := []Item{own, w.of(&own, 5<<20, 30<<20, w.noise(1000))}
+	items[0] = own
+	units := packAll(t, w, items, Fastest)
+	if sent, nars, _ := sumOf(units); uint64(sent) > nars/3 {
+		t.Fatalf("%d bytes for %d", sent, nars)
+	}
+	if allocated := allocatedUnpacking(t, newStore(), units); allocated > 24<<20 {
+		t.Errorf("%d bytes were allocated", allocated)
+	}
+}
