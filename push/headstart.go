@@ -1,6 +1,9 @@
 package push
 
-import "sync"
+import (
+	"context"
+	"sync"
+)
 
 // headStart are the first units of what a host will be sent if it lacks all that it is asked for. They are made while it answers, and while it opens the transfer:
 // on a long way, the first of them are there by then. Where the host has some of it, most of them are needed all the same.
@@ -12,7 +15,7 @@ type headStart struct {
 }
 
 // headStart begins to make the first units. The caller gives them back. Where others serve or describe what is new, too little is known before the answer.
-func (t *transfer) headStart(l *link, asked *survey) *headStart {
+func (t *transfer) headStart(ctx context.Context, l *link, asked *survey) *headStart {
 	h := &headStart{shop: t.s.c.units()}
 	if len(asked.paths) == 0 || len(asked.strangers) > 0 || t.request.Substitute && !t.substituted {
 		return h
@@ -23,6 +26,13 @@ func (t *transfer) headStart(l *link, asked *survey) *headStart {
 	}
 	m, o, rate := t.manifest(all, nil), t.order(), supposedRate(l.rtt())
 	h.group.Go(func() {
+		m, plan, err := t.planned(ctx, asked, m)
+		if err != nil {
+			return // it is met again
+		}
+		if plan != nil {
+			m.twice = plan.Without(nil)
+		}
 		h.cargo = asked.cargo(m)
 		h.order(o, rate)
 	})

@@ -23,8 +23,14 @@ func kindOf(spec pack.Spec) kind {
 	var based, all uint64
 	for _, item := range spec.Items {
 		all += item.Info.NarSize
-		if !item.Base.Path.IsZero() {
+		switch {
+		case item.Base.Path.IsZero():
+		case len(item.Copies) == 0:
 			based += item.Info.NarSize
+		default: // all else of it is compressed as if there were no base
+			for _, c := range item.Copies {
+				based += uint64(c.Size)
+			}
 		}
 	}
 	if 2*based > all {

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -374,6 +375,15 @@ func (t *memoryTransfer) Path(_ context.Context, info storepath.Info, _ storepat
 	return nil
 }
 
+// spool keeps what later paths are made of.
+func (h *memoryHost) spool() (pack.Spool, error) {
+	file, err := os.CreateTemp("", "fleet-push-test-")
+	if err != nil {
+		return nil, err
+	}
+	return file, os.Remove(file.Name())
+}
+
 // Open implements [pack.Views].
 func (h *memoryHost) Open(path storepath.Path) (pack.View, error) {
 	return h.store.View(context.Background(), path)
@@ -386,7 +396,7 @@ func (h *memoryHost) receive(ctx context.Context, params proto.ImportRequest, st
 	if params.Channel == 0 && params.Attempt == 1 {
 		// Its context outlives the connection.
 		h.transfer = &memoryTransfer{host: h, id: params.Transfer, waiting: map[uint32][]byte{}}
-		h.transfer.unpacker = pack.NewUnpacker(context.Background(), h, h.transfer)
+		h.transfer.unpacker = pack.NewUnpacker(context.Background(), h, h.transfer, h.spool)
 	}
 	tr := h.transfer
 	if tr == nil || tr.id != params.Transfer {

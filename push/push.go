@@ -88,7 +88,7 @@ func newTransfer(s *Session, request PushRequest, graph *closure.Graph) *transfe
 func (t *transfer) repeat(ctx context.Context, work func(context.Context, *link) (bool, error)) error {
 	for {
 		err := t.s.resume(ctx, work)
-		if t.leftOut(err) {
+		if t.leftOut(err) || t.unkept(err) {
 			continue
 		}
 		path, again := t.again(err)
@@ -116,6 +116,8 @@ type transfer struct {
 	substitutor agentRef
 	// asksAll says that what the host is known to have is asked for, too.
 	asksAll bool
+	// alone says that the host could not keep what later paths were made of.
+	alone bool
 	// damaged are the paths that arrived damaged once.
 	damaged map[storepath.Path]bool
 	// units is how many units the host has received.
@@ -152,17 +154,37 @@ func (t *transfer) sendMissing(ctx context.Context, l *link) (rooted bool, err e
 	if err != nil {
 		return false, err
 	}
-	head := t.headStart(l, asked)
+	head := t.headStart(ctx, l, asked)
 	defer head.giveBack()
-	missing, rooted, err := t.missing(ctx, l, asked)
-	if err != nil || rooted || len(missing.infos) == 0 {
+	asked, m, rooted, err := t.missing(ctx, l, asked)
+	if err != nil || rooted {
 		return rooted, err
+	}
+	if len(m.missing) == 0 {
+		return false, t.prepare(nil, 0)
+	}
+	missing, err := t.describe(ctx, l, asked, m)
+	if err != nil {
+		return false, err
 	}
 	if !head.isOf(missing) {
 		head.giveBack()
 	}
 	t.shipment = newShipment(missing, l.agent, head)
 	return false, t.send(ctx, l)
+}
+
+// describe finds out how to send what is missing, and returns what is sent then.
+func (t *transfer) describe(ctx context.Context, l *link, asked *survey, m manifest) (*cargo, error) {
+	asked, err := t.withSignatures(ctx, l, asked, m)
+	if err != nil {
+		return nil, err
+	}
+	if m, err = t.withDuplicates(ctx, l, asked, m); err != nil {
+		return nil, err
+	}
+	missing := asked.cargo(m)
+	return missing, t.prepare(missing.infos, missing.bytes)
 }
 
 // goOn goes on with what was being sent when the last connection broke, where the agent still knows of it.
@@ -180,30 +202,25 @@ func (t *transfer) goOn(ctx context.Context, l *link) (sent bool, err error) {
 }
 
 // missing asks for what the host lacks, references first, in one round trip; the agent protects all of it from then on. Where that is nothing, it has also
-// set the roots.
-func (t *transfer) missing(ctx context.Context, l *link, asked *survey) (missing *cargo, rooted bool, err error) {
+// set the roots. The answer is to the survey that it returns.
+func (t *transfer) missing(ctx context.Context, l *link, asked *survey) (answered *survey, m manifest, rooted bool, err error) {
 	ahead := t.s.c.units().warmSurvey(asked)
 	asked, result, err := t.askMissing(ctx, l, asked)
 	ahead.Close()
 	if err != nil || result.Rooted {
-		return nil, result.Rooted, err
+		return asked, m, result.Rooted, err
 	}
 	if t.request.Substitute && !t.substituted && len(result.Missing) > 0 {
 		if result.Missing, err = t.substitute(ctx, l, asked, result.Missing); err != nil {
-			return nil, false, err
+			return asked, m, false, err
 		}
 	}
-	m := t.manifest(result.Missing, result.Refused)
-	if asked, err = t.withSignatures(ctx, l, asked, m); err != nil {
-		return nil, false, err
-	}
-	missing = asked.cargo(m)
-	return missing, false, t.prepare(missing.infos, missing.bytes)
+	return asked, t.manifest(result.Missing, result.Refused), false, nil
 }
 
 // manifest is that of what a host lacks, as places in a survey, and of the bases that it refuses.
 func (t *transfer) manifest(missing, refused []int) manifest {
-	m := manifest{missing: missing, refused: refused, whole: t.damaged, plain: len(t.damaged) >= maxDeltas}
+	m := manifest{missing: missing, refused: refused, whole: t.damaged, plain: len(t.damaged) >= maxDeltas, alone: t.alone}
 	if !t.s.Info().Trusted {
 		m.signer = t.request.Signer
 	}
@@ -335,6 +352,17 @@ func (t *transfer) leftOut(err error) bool {
 		t.asksAll = true
 	}
 	t.shipment = nil
+	return true
+}
+
+// unkept reports whether the host has refused to keep what later paths are made of. The rest is sent without that.
+func (t *transfer) unkept(err error) bool {
+	answer, ok := errors.AsType[*proto.Error](err)
+	if !ok || answer.Code != proto.CodeNoSpool || t.alone {
+		return false
+	}
+	t.alone, t.shipment = true, nil
+	t.s.warn(t.request.Step, "the host cannot "+oneLine(answer.Message)+"; what several paths have is sent with each")
 	return true
 }
 

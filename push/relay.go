@@ -192,8 +192,12 @@ func (s *Session) Take(ctx context.Context, request TakeRequest) (PushResult, er
 	if err != nil {
 		return PushResult{}, t.explain(err)
 	}
-	missing, rooted, err := t.missing(ctx, l, asked)
-	if err != nil || rooted || missing.bytes < relayFrom {
+	asked, m, rooted, err := t.missing(ctx, l, asked)
+	if err != nil || rooted {
+		return PushResult{}, t.explain(err)
+	}
+	missing := asked.cargo(m)
+	if err := t.prepare(missing.infos, missing.bytes); err != nil || missing.bytes < relayFrom {
 		return PushResult{}, t.explain(err)
 	}
 	if err := t.take(ctx, l, request, missing.infos); err != nil && ctx.Err() == nil {

@@ -13,6 +13,7 @@ import (
 
 	"fleet/closure"
 	"fleet/closure/delta"
+	"fleet/closure/duplicates"
 	"fleet/closure/pack"
 	"fleet/closure/storepath"
 	"fleet/push/proto"
@@ -33,9 +34,13 @@ type survey struct {
 	bases        []closure.PathInfo
 	// foreign are the paths whose predecessors only the host has, with what they have in common with these. It is nil before the host was asked.
 	foreign map[storepath.Path][]delta.Copy
+	// have are the paths of known, those first that the graph does not hold.
+	have []closure.PathInfo
 
 	mu      sync.Mutex
 	cargoes map[[sha256.Size]byte]*cargo
+	// plans are those of manifests, without what they say of plans.
+	plans map[[sha256.Size]byte]*once[*duplicates.Plan]
 }
 
 // cargo is what is sent to a host: units, and the paths that they bring. Hosts that lack the same share one; it is not changed.
@@ -58,6 +63,11 @@ type manifest struct {
 	plain bool
 	// signer signs the paths; nil leaves them as they are.
 	signer *closure.SigningKey
+	// alone says that the host keeps nothing of what is sent, for what is sent later.
+	alone bool
+	// twice is what paths without a base are made of, and gone are the places of those bases in the whole plan that the host does not have, ascending.
+	twice duplicates.Plan
+	gone  []int
 }
 
 // maxSurveys bounds the surveys that are kept, and maxCargoes the cargoes of each: a fleet whose hosts are all in different states does not share any.
@@ -137,7 +147,7 @@ func Toplevels(names ...string) []storepath.Path {
 
 // makeSurvey makes the survey of a graph for a host that claims to have toplevels; asksAll asks for what they hold, too.
 func makeSurvey(ctx context.Context, source closure.Source, graph *closure.Graph, claimed []storepath.Path, asksAll bool) (*survey, error) {
-	s := &survey{graph: graph, all: levels(graph), cargoes: make(map[[sha256.Size]byte]*cargo)}
+	s := newSurvey(graph, levels(graph))
 	var have []closure.PathInfo
 	there := map[storepath.Path]bool{}
 	for _, toplevel := range claimed {
@@ -162,6 +172,7 @@ func makeSurvey(ctx context.Context, source closure.Source, graph *closure.Graph
 	}
 	s.paths = slices.DeleteFunc(slices.Clone(s.all), func(path storepath.Path) bool { return there[path] })
 	s.predecessors = closure.ChooseBases(s.infos(s.paths), have)
+	s.have = goneFirst(have, graph)
 	chosen := map[storepath.Path]bool{}
 	for _, path := range s.paths {
 		if base, ok := s.predecessors[path]; ok && !chosen[base.Path] {
@@ -172,11 +183,28 @@ func makeSurvey(ctx context.Context, source closure.Source, graph *closure.Graph
 	return s, nil
 }
 
+func newSurvey(graph *closure.Graph, all []storepath.Path) *survey {
+	return &survey{graph: graph, all: all, cargoes: make(map[[sha256.Size]byte]*cargo), plans: make(map[[sha256.Size]byte]*once[*duplicates.Plan])}
+}
+
+// goneFirst puts those first that a graph does not hold.
+func goneFirst(have []closure.PathInfo, graph *closure.Graph) []closure.PathInfo {
+	var gone, stays []closure.PathInfo
+	for _, info := range have {
+		if _, ok := graph.Info(info.Path); ok {
+			stays = append(stays, info)
+		} else {
+			gone = append(gone, info)
+		}
+	}
+	return append(gone, stays...)
+}
+
 // withAll is the survey of a host that does not have what it has said: all paths are asked for.
 func (s *survey) withAll() *survey {
-	return &survey{
-		graph: s.graph, all: s.all, paths: s.all, strangers: s.strangers, predecessors: s.predecessors, bases: s.bases, cargoes: make(map[[sha256.Size]byte]*cargo),
-	}
+	with := newSurvey(s.graph, s.all)
+	with.paths, with.strangers, with.predecessors, with.bases, with.have = s.all, s.strangers, s.predecessors, s.bases, s.have
+	return with
 }
 
 func (s *survey) infos(paths []storepath.Path) []closure.PathInfo {
@@ -194,9 +222,14 @@ func (s *survey) request(roots []proto.RootRequest) proto.MissingRequest {
 		request.Paths[i] = path.Base()
 	}
 	for i, base := range s.bases {
-		request.Bases[i] = base.Path.Base() + " " + hex.EncodeToString(base.NarHash[:])[:proto.BaseSumLength]
+		request.Bases[i] = baseLine(base)
 	}
 	return request
+}
+
+// baseLine is a base as it crosses.
+func baseLine(base closure.PathInfo) string {
+	return base.Path.Base() + " " + hex.EncodeToString(base.NarHash[:])[:proto.BaseSumLength]
 }
 
 // places says whether places in a list of so many are ascending, and in it.
@@ -226,10 +259,7 @@ func (s *survey) cargo(m manifest) *cargo {
 }
 
 func (s *survey) load(m manifest) *cargo {
-	refused := make(map[storepath.Path]bool, len(m.refused))
-	for _, place := range m.refused {
-		refused[s.bases[place].Path] = true
-	}
+	baseOf := s.basesOf(m)
 	c := &cargo{}
 	items := make([]pack.Item, len(m.missing))
 	for i, place := range m.missing {
@@ -240,9 +270,11 @@ func (s *survey) load(m manifest) *cargo {
 			// The graph shares its slices with other pushes.
 			info.Signatures = append(slices.Clone(info.Signatures), m.signer.Sign(info))
 		}
-		items[i] = pack.Item{Info: info}
-		if base, copies, ok := s.base(info.Path); ok && !refused[base.Path] && !m.whole[info.Path] && !m.plain {
+		items[i] = pack.Item{Info: info, Keep: m.twice.Kept[info.Path]}
+		if base, copies, ok := baseOf(info.Path); ok {
 			items[i].Base, items[i].Refs, items[i].Copies = base, s.refs(info, base), copies
+		} else if base, ok := m.twice.Bases[info.Path]; ok {
+			items[i].Base, items[i].Copies = base.Info, base.Copies
 		}
 	}
 	c.specs = pack.Layout(items)
@@ -250,6 +282,18 @@ func (s *survey) load(m manifest) *cargo {
 		c.keys = append(c.keys, spec.Keys())
 	}
 	return c
+}
+
+// basesOf returns what finds the base of a path among the host's own, as far as a manifest allows it.
+func (s *survey) basesOf(m manifest) func(storepath.Path) (base closure.PathInfo, copies []delta.Copy, ok bool) {
+	refused := make(map[storepath.Path]bool, len(m.refused))
+	for _, place := range m.refused {
+		refused[s.bases[place].Path] = true
+	}
+	return func(path storepath.Path) (closure.PathInfo, []delta.Copy, bool) {
+		base, copies, ok := s.base(path)
+		return base, copies, ok && !refused[base.Path] && !m.whole[path] && !m.plain
+	}
 }
 
 // refs are the hash parts that change from the base of a path to the path: its own, and those of references that have a predecessor.
@@ -267,10 +311,10 @@ func (s *survey) refs(info, base closure.PathInfo) map[string]string {
 	return refs
 }
 
-// key identifies the cargo of a manifest among those of one survey.
+// key identifies the cargo of a manifest among those of one survey. What paths are made of follows from the rest.
 func (m manifest) key() [sha256.Size]byte {
 	var data []byte
-	for _, list := range [][]int{m.missing, m.refused} {
+	for _, list := range [][]int{m.missing, m.refused, m.gone} {
 		data = binary.AppendUvarint(data, uint64(len(list)))
 		for _, place := range list {
 			data = binary.AppendUvarint(data, uint64(place))
@@ -284,7 +328,7 @@ func (m manifest) key() [sha256.Size]byte {
 	if m.signer != nil {
 		signer = m.signer.PublicKey().String()
 	}
-	return sha256.Sum256(fmt.Appendf(data, "%t %s", m.plain, signer))
+	return sha256.Sum256(fmt.Appendf(data, "%t %t %s", m.plain, m.alone, signer))
 }
 
 func sortedPaths(set map[storepath.Path]bool) []storepath.Path {

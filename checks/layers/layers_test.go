@@ -57,6 +57,7 @@ var rules = [...]rule{
 	{"closure/chunk", []string{"closure/delta"}, "a codec: it names copies as deltas do"},
 	{"closure/delta", nil, "a codec"},
 	{"closure/nar", nil, "a codec"},
+	{"closure/duplicates", []string{"closure", "closure/delta", "closure/nar", "closure/pack", "closure/storepath"}, "it plans what units are made of, and looks at stores through an interface"},
 	{"closure/pack", []string{"closure/delta", "closure/storepath"}, "a codec: what it reads and writes comes through interfaces"},
 	{"closure/serve", []string{"closure/storepath", "closure/wire"}, "a protocol client"},
 	{"closure/warm", nil, "it is told what reading ahead is"},

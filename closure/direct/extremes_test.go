@@ -233,7 +233,7 @@ func (d *deliverer) Path(_ context.Context, info storepath.Info, base storepath.
 // deliver sends a tree as a store path, as a delta where item has a base.
 func (d *deliverer) deliver(item units.Item) {
 	d.t.Helper()
-	packer, unpacker := units.NewPacker(d), units.NewUnpacker(d.t.Context(), d, d)
+	packer, unpacker := units.NewPacker(d), units.NewUnpacker(d.t.Context(), d, d, nil)
 	defer packer.Close()
 	defer unpacker.Close()
 	defer d.forget()

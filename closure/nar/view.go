@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"math"
 	"os"
 	"slices"
@@ -258,4 +259,26 @@ func (v *View) fileSize(f viewFile) int64 {
 func (v *View) text(at uint32) string {
 	size := binary.LittleEndian.Uint64(v.structure[at:])
 	return string(v.structure[at+8:][:size])
+}
+
+// File is where the contents of a file lie in a NAR.
+type File struct {
+	// Offset is where they begin, Size how many there are, in bytes.
+	Offset, Size int64
+}
+
+// Files are the files that are not empty, in the order of the NAR. A View that is closed has none.
+func (v *View) Files() iter.Seq[File] {
+	return func(yield func(File) bool) {
+		v.reading.RLock()
+		defer v.reading.RUnlock()
+		if v.closed {
+			return
+		}
+		for _, f := range v.files {
+			if !yield(File{f.at, v.fileSize(f)}) {
+				return
+			}
+		}
+	}
 }

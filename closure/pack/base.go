@@ -49,17 +49,22 @@ var errBase = errors.New("the base is not the one that it was")
 
 // openBase opens the base of a path.
 func openBase(views Views, e entry) (baseView, error) {
+	view, err := views.Open(e.base)
+	if err != nil {
+		return baseView{}, fmt.Errorf("open the base %q: %w", e.base, err)
+	}
+	return e.see(view)
+}
+
+// see returns the base of a path as its hashes are replaced.
+func (e entry) see(view View) (baseView, error) {
 	pairs := make(map[string]string, len(e.refs))
 	for _, p := range e.refs {
 		pairs[p.from] = p.to
 	}
 	refs, err := delta.NewRefs(pairs)
 	if err != nil {
-		return baseView{}, err
-	}
-	view, err := views.Open(e.base)
-	if err != nil {
-		return baseView{}, fmt.Errorf("open the base %q: %w", e.base, err)
+		return baseView{}, errors.Join(err, view.Close())
 	}
 	if uint64(view.Size()) != e.baseSize {
 		return baseView{}, errors.Join(fmt.Errorf("open the base %q: its NAR has %d bytes, not %d: %w", e.base, view.Size(), e.baseSize, errBase), view.Close())

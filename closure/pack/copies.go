@@ -26,9 +26,20 @@ func within(copies []delta.Copy, off, size int64) []delta.Copy {
 	return found
 }
 
+// copies returns those that make a piece of the path, with places in that piece.
+func (i Item) copies(off, size int64) []delta.Copy {
+	copies := within(i.Copies, off, size)
+	if i.Base.Path != i.Info.Path {
+		return copies
+	}
+	return slices.DeleteFunc(copies, func(c delta.Copy) bool {
+		return off+c.Target-c.Base < SelfDistance || c.Base < off && !i.Keep
+	})
+}
+
 // copies returns those of the spec's piece of a large path.
 func (s Spec) copies() []delta.Copy {
-	return within(s.Items[0].Copies, int64(s.Segment)*SegmentSize, int64(s.NAR()))
+	return s.Items[0].copies(int64(s.Segment)*SegmentSize, int64(s.NAR()))
 }
 
 // whole says whether one copy is all of a piece.

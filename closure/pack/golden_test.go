@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"fleet/closure/delta"
 	"fleet/closure/storepath"
 )
 
@@ -62,6 +63,10 @@ func makeVectors(t *testing.T) []vector {
 	noise := make([]byte, 6000)
 	w.fill(noise)
 	ground, moved := add("noise-1.0", string(noise)), add("noise-1.1", string(scattered(w, noise)))
+	first, then := add("kept-1.0", long+"kept. "), add("made-1.0", "made of "+long)
+	whole := []delta.Copy{{Target: int64(len("made of ")), Size: int64(len(long))}}
+	// Zeros that are copied from those at the beginning of the same path.
+	own := Item{Info: large, Base: large, Keep: true, Copies: []delta.Copy{{Target: 1 << 20, Size: 3 << 20}, {Target: SegmentSize, Size: 2000}}}
 	cases := []struct {
 		rule  string
 		specs []Spec
@@ -77,6 +82,8 @@ func makeVectors(t *testing.T) []vector {
 			{Items: plain([]storepath.Info{before})}, {Items: plain([]storepath.Info{after}), Past: Past{Items: plain([]storepath.Info{before})}},
 		}, Better},
 		{"a path with its base as ground", Layout([]Item{{Info: moved, Base: ground, Refs: map[string]string{ground.Path.Hash(): moved.Path.Hash()}}}), Best},
+		{"a path that is kept, and one that is made of it", Layout([]Item{{Info: first, Keep: true}, {Info: then, Base: first, Copies: whole}}), Default},
+		{"a path that is made of itself", Layout([]Item{own}), Default},
 	}
 	p := NewPacker(s)
 	defer p.Close()
@@ -93,6 +100,7 @@ func makeVectors(t *testing.T) []vector {
 		for _, item := range items {
 			v.Paths = append(v.Paths, describeVector(item.Info, s))
 			switch {
+			case len(item.Copies) > 0: // the base is of the push
 			case item.large() && !item.Base.Path.IsZero():
 				v.ZeroBases[item.Base.Path.Base()] = int(item.Base.NarSize)
 			case !item.Base.Path.IsZero():
@@ -138,7 +146,7 @@ func TestGoldenVectors(t *testing.T) {
 	for _, v := range all {
 		checkVector(t, v)
 	}
-	if len(all) < 6 {
+	if len(all) < 8 {
 		t.Errorf("%d vectors", len(all))
 	}
 }

@@ -20,6 +20,8 @@ type entry struct {
 	// refs are pairs of hash parts, sorted by the first; equal ones are left out.
 	refs []pair
 	body int
+	// keep says that later units may copy from it.
+	keep bool
 }
 
 // grounded says whether the base is part of what the bodies of a batch were compressed with.
@@ -36,10 +38,11 @@ const (
 	hasDeriver    = 1 << 4
 	hasSignatures = 1 << 5
 	hasCA         = 1 << 6
+	isKept        = 1 << 7
 )
 
 func newEntry(item Item) entry {
-	e := entry{info: item.Info, base: item.Base.Path, baseSize: item.Base.NarSize}
+	e := entry{info: item.Info, base: item.Base.Path, baseSize: item.Base.NarSize, keep: item.Keep}
 	if e.base.IsZero() {
 		return e
 	}

@@ -133,8 +133,9 @@ func (r *headReader) numbers() {
 	for i, flag := range r.flags {
 		r.entries[i].info.NarSize = r.number(delta.MaxSize, "the size of a NAR")
 		r.entries[i].body = int(flag & bodyBits)
+		r.entries[i].keep = flag&isKept != 0
 		needsBase := flag&bodyBits != bodyPlain || flag&listsPairs != 0
-		if flag >= hasCA<<1 || flag&bodyBits > bodyDelta || needsBase && flag&hasBase == 0 {
+		if flag&bodyBits > bodyDelta || needsBase && flag&hasBase == 0 {
 			r.fail("the flags of %q are not flags", r.paths[i])
 		}
 	}

@@ -143,6 +143,7 @@ func (w *headWriter) flags() []byte {
 		set(hasDeriver, !e.info.Deriver.IsZero())
 		set(hasSignatures, len(e.info.Signatures) > 0)
 		set(hasCA, e.info.CA != "")
+		set(isKept, e.keep)
 	}
 	return flags
 }

@@ -57,7 +57,7 @@ func (s Spec) segmented() bool { return len(s.Items) == 1 && s.Items[0].large() 
 func segments(size uint64) int { return int((size + SegmentSize - 1) / SegmentSize) }
 
 // Layout cuts a list of paths, references first, into units. What it returns is references first too, but not in the same
-// order: small paths wait for each other as long as no large path refers to one of them. Where a batch ends is chosen by
+// order: small paths wait for each other as long as no large path refers to one of them, or has one as its base. Where a batch ends is chosen by
 // the paths' hashes, so the batches of two lists that differ in some places are the same everywhere else.
 func Layout(items []Item) []Spec {
 	l := layout{pending: make(map[storepath.Path]bool)}
@@ -66,7 +66,8 @@ func Layout(items []Item) []Spec {
 			l.small(item)
 			continue
 		}
-		if slices.ContainsFunc(item.Info.References, func(ref storepath.Path) bool { return l.pending[ref] }) {
+		// What it is made of has to come first, too.
+		if l.pending[item.Base.Path] || slices.ContainsFunc(item.Info.References, func(ref storepath.Path) bool { return l.pending[ref] }) {
 			l.cut()
 		}
 		for n := range segments(item.Info.NarSize) {
@@ -155,11 +156,12 @@ func (s Spec) Keys() Keys {
 }
 
 func (s Spec) key() [sha256.Size]byte {
-	k := key{[]byte("fleet unit 2\n")}
+	k := key{[]byte("fleet unit 3\n")}
 	k.number(uint64(s.Segment))
 	k.number(uint64(len(s.Items)))
 	for _, item := range s.Items {
 		k.info(item.Info)
+		k.flag(item.Keep)
 		k.contents(item.Base)
 		k.number(uint64(len(item.Refs)))
 		for _, from := range slices.Sorted(maps.Keys(item.Refs)) {
@@ -187,6 +189,14 @@ type key struct {
 }
 
 func (k *key) number(n uint64) { k.data = binary.AppendUvarint(k.data, n) }
+
+func (k *key) flag(is bool) {
+	if is {
+		k.number(1)
+	} else {
+		k.number(0)
+	}
+}
 
 func (k *key) text(text string) {
 	k.number(uint64(len(text)))

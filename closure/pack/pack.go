@@ -81,14 +81,18 @@ func (l Level) String() string {
 // Item is one path of a push.
 type Item struct {
 	Info storepath.Info
-	// Base is a path that the receiver has, and that this one is probably like; the zero value is none.
+	// Base is a path that the receiver has, and that this one is probably like; the zero value is none. Where Copies say what they have in common, it may
+	// also be a path that the receiver keeps and that comes earlier in the list, or the path itself.
 	Base storepath.Info
 	// Refs are the hash parts of store paths in the base, and those that this path has in their places, as for
 	// [delta.NewRefs].
 	Refs map[string]string
 	// Copies, where there are some, are what the path has in common with its base as that is seen through Refs, in the order of the path: the base itself
-	// is not needed then. They lie within both, and do not overlap in the path.
+	// is not needed then. They lie within both, and do not overlap in the path. Of copies from the path itself, those are used that begin [SelfDistance] or
+	// more before what they make, and in the same segment unless the path is kept.
 	Copies []delta.Copy
+	// Keep has the receiver keep the NAR until the end of the push, for later paths and segments. All that it keeps has [MaxKept] bytes and [MaxKeptPaths] at most.
+	Keep bool
 }
 
 // large says whether the path is described in segments.
@@ -150,7 +154,7 @@ func formatError(format string, args ...any) error {
 // Format of a unit.
 const (
 	magic   = "flu"
-	version = 2
+	version = 3
 	// prefixSize is the longest prefix: magic, version, kind, two sizes, checksum.
 	prefixSize = len(magic) + 1 + 1 + 4 + 4 + 4
 )

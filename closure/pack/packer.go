@@ -43,6 +43,8 @@ const (
 	fewNew = 0.25
 	// mostNew is that from which a delta is not looked at where its new bytes could be compressed with the base: it would be larger.
 	mostNew = 0.5
+	// fewCopied is the part of new bytes up to which copies that are known are used without a look at what the segment would be without them: each takes a few bytes.
+	fewCopied = 0.75
 )
 
 // Pack makes the unit of a spec. Where a base does not help, or cannot be read any more, the unit does without it. The error is a
@@ -146,7 +148,7 @@ func (p *Packer) small(e *entry, item Item) (doubt bool, err error) {
 	}
 	p.nar = nar
 	if len(item.Copies) > 0 {
-		if p.assembleSmall(e, item.Copies, nar) {
+		if p.assembleSmall(e, item.copies(0, int64(len(nar))), nar) {
 			return false, nil
 		}
 	} else if base := p.base(*e, maxSmallBase); base != nil {
@@ -219,8 +221,9 @@ func (p *Packer) segment(ctx context.Context, spec Spec) (Unit, error) {
 	p.nar, p.ground = nar, p.ground[:0]
 	e := newEntry(item)
 	var fresh float64
-	from := int64(0)
+	enough, from := fewNew, int64(0)
 	if len(item.Copies) > 0 {
+		enough = fewCopied
 		fresh = p.assemblePiece(&e, spec.copies(), nar, int64(off))
 	} else if fresh = p.piece(&e, nar, int64(off)); fresh >= fewNew {
 		from = p.layPiece(e, nar, int64(off))
@@ -230,7 +233,7 @@ func (p *Packer) segment(ctx context.Context, spec Spec) (Unit, error) {
 		ground := p.ground
 		p.ground = nil
 		unit.Bytes, err = p.finishSegment(spec, e, 0)
-		if p.ground = ground; err != nil || fresh < fewNew {
+		if p.ground = ground; err != nil || fresh < enough {
 			return unit, err
 		}
 	}

@@ -87,7 +87,7 @@ func TestThePastIsTheSameHoweverTheUnitBeforeIsDescribed(t *testing.T) {
 		}
 		// And where the host made it of a base.
 		described := Spec{Items: changed.Past.Items, Segment: changed.Past.Segment}
-		u := NewUnpacker(context.Background(), s, newRemember())
+		u := NewUnpacker(context.Background(), s, newRemember(), diskSpool)
 		if described.Segment > 0 {
 			first := described
 			first.Segment = 0

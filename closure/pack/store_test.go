@@ -252,7 +252,7 @@ func packAll(t testing.TB, views Views, items []Item, level Level) []Unit {
 
 // unpackAll hands units to a sink.
 func unpackAll(views Views, sink Sink, units []Unit) error {
-	u := NewUnpacker(context.Background(), views, sink)
+	u := NewUnpacker(context.Background(), views, sink, diskSpool)
 	defer u.Close()
 	for _, unit := range units {
 		if err := u.Unit(unit.Bytes); err != nil {

@@ -16,7 +16,7 @@ import (
 
 // Sink takes NARs one after the other, references first. Path returns once it has read nar to its end, or with an error. It
 // verifies what it reads: nobody has before. Reading fails where the NAR cannot be completed. base is
-// the path by which the NAR, or parts of it, were described, or the zero Path.
+// the path of the receiver's by which the NAR, or parts of it, were described, or the zero Path.
 type Sink interface {
 	Path(ctx context.Context, info storepath.Info, base storepath.Path, nar io.Reader) error
 }
@@ -24,7 +24,8 @@ type Sink interface {
 // Unpacker takes the units of one push in order. It must not be used concurrently.
 //
 // It holds at most 32 MiB beside the unit that it is given: what the unit's compressed parts hold, the NARs that come of it, what the delta decoder needs,
-// and a table of the paths that came. A large path's [Sink.Path] runs in a goroutine of its own until its last segment, an error, or Close.
+// and a table of the paths that came. What units say is to be kept lies in a spool, which has [MaxKept] bytes at most.
+// A large path's [Sink.Path] runs in a goroutine of its own until its last segment, an error, or Close.
 type Unpacker struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -38,15 +39,20 @@ type Unpacker struct {
 	// seen has the paths that came, by a hash that nobody can foresee.
 	seen  map[uint64]struct{}
 	seed  maphash.Seed
+	kept  keeper
 	large *largePath
 	err   error
 }
 
 var errClosed = errors.New("the push was given up")
 
-// NewUnpacker returns an unpacker. ctx is that of the whole push. The caller calls Close in any case.
-func NewUnpacker(ctx context.Context, views Views, sink Sink) *Unpacker {
-	u := &Unpacker{views: views, sink: sink, seen: make(map[uint64]struct{}), seed: maphash.MakeSeed()}
+// NewUnpacker returns an unpacker. ctx is that of the whole push. It calls spool once, when the first path comes that is to be kept; where there is none, or it
+// fails, those paths alone fail that are made of such. The caller calls Close in any case.
+func NewUnpacker(ctx context.Context, views Views, sink Sink, spool func() (Spool, error)) *Unpacker {
+	if spool == nil {
+		spool = func() (Spool, error) { return nil, errNoSpool }
+	}
+	u := &Unpacker{views: views, sink: sink, seen: make(map[uint64]struct{}), seed: maphash.MakeSeed(), kept: keeper{open: spool}}
 	u.ctx, u.cancel = context.WithCancelCause(ctx)
 	return u
 }
@@ -83,6 +89,7 @@ func (u *Unpacker) Close() {
 	}
 	u.abandon(errClosed)
 	u.cancel(errClosed)
+	u.kept.close()
 	if u.zstd != nil {
 		u.zstd.close()
 	}
@@ -208,6 +215,12 @@ func (u *Unpacker) heads(raw, text []byte) ([]entry, error) {
 			return nil, formatError("a push of more than %d paths", maxPaths)
 		}
 		u.seen[hash] = struct{}{}
+		if !e.keep {
+			continue
+		}
+		if err := u.kept.announce(e.info); err != nil {
+			return nil, err
+		}
 	}
 	return entries, nil
 }
@@ -239,7 +252,8 @@ func (u *Unpacker) batch(raw, text []byte, c closed) error {
 			return err
 		}
 		rest = left
-		base := e.base
+		u.kept.add(e.info.Path, nar)
+		base := u.hostBase(e)
 		if e.body == bodyPlain {
 			base = storepath.Path{}
 		}
@@ -266,7 +280,7 @@ func (u *Unpacker) lay(entries []entry, ground []byte) error {
 		if e.baseSize > uint64(len(ground)) {
 			return formatError("a unit was made with less than the base of %q", e.info.Path)
 		}
-		base, err := openBase(u.views, e)
+		base, err := u.openBase(e, 0)
 		if err != nil {
 			return &PathError{e.info.Path, err}
 		}
@@ -292,16 +306,18 @@ func (u *Unpacker) small(e entry, rest []byte) (nar, left []byte, err error) {
 		u.nar = append(u.nar, rest[:size]...)
 		return rest[:size], rest[size:], nil
 	}
-	base, err := openBase(u.views, e)
+	base, err := u.openBase(e, 0)
 	if err != nil {
 		return nil, nil, &PathError{e.info.Path, err}
 	}
 	defer base.Close()
 	begin := len(u.nar)
 	if e.body == bodySame {
+		// It has come once it was read, which matters where the base is the path itself.
+		nar = u.nar[begin : begin+size]
+		err = readSame(base, nar, 0)
 		u.nar = u.nar[:begin+size]
-		nar = u.nar[begin:]
-		return nar, rest, pathError(e.info.Path, readSame(base, nar, 0))
+		return nar, rest, pathError(e.info.Path, err)
 	}
 	r := bytes.NewReader(rest)
 	err = u.delta.Decode(made{u, io.Discard}, delta.Patch{Base: base, Delta: r, Size: int64(size)})
@@ -340,11 +356,11 @@ func readSame(base baseView, data []byte, off int64) error {
 // copySame hands on what the base has at off, and keeps it.
 func (u *Unpacker) copySame(dst io.Writer, base baseView, off, size int64) error {
 	const piece = 64 << 10
-	u.nar = u.nar[:size]
-	for part := range slices.Chunk(u.nar, piece) {
+	for part := range slices.Chunk(u.nar[:size], piece) {
 		if err := readSame(base, part, off); err != nil {
 			return err
 		}
+		u.nar = u.nar[:len(u.nar)+len(part)]
 		if _, err := dst.Write(part); err != nil {
 			return err
 		}
@@ -388,11 +404,12 @@ func (u *Unpacker) further(raw, text []byte, c closed) error {
 // segment makes the next segment of the large path.
 func (u *Unpacker) segment(body int, c closed) error {
 	l := u.large
-	err := u.open(c, func(ground []byte) error { return l.lay(u.views, ground, c.from) })
+	err := u.open(c, func(ground []byte) error { return l.lay(u, ground, c.from) })
 	if err == nil {
 		err = u.write(l, body, u.bodies)
 	}
 	if err == nil {
+		u.kept.add(l.info.Path, u.nar)
 		if l.next++; l.next < l.segments() {
 			return nil
 		}
@@ -415,7 +432,7 @@ func (u *Unpacker) write(l *largePath, body int, rest []byte) error {
 		_, err := out.Write(rest)
 		return err
 	}
-	base, err := l.openBase(u.views)
+	base, err := l.openBase(u)
 	if err != nil {
 		return err
 	}
@@ -464,8 +481,9 @@ func (u *Unpacker) start(e entry) *largePath {
 		_ = writer.CloseWithError(cause)
 		_ = reader.CloseWithError(cause)
 	})
+	base := u.hostBase(e)
 	go func() {
-		err := u.sink.Path(u.ctx, e.info, e.base, reader)
+		err := u.sink.Path(u.ctx, e.info, base, reader)
 		_ = reader.CloseWithError(errUnread)
 		l.done <- err
 	}()
@@ -474,9 +492,13 @@ func (u *Unpacker) start(e entry) *largePath {
 
 func (l *largePath) segments() int { return segments(l.info.NarSize) }
 
-func (l *largePath) openBase(views Views) (baseView, error) {
+// openBase opens the base for a segment. It stays open for the next ones, but where it is the path itself, of which more has come by then.
+func (l *largePath) openBase(u *Unpacker) (baseView, error) {
+	if l.base == l.info.Path {
+		return u.openBase(l.entry, int64(l.next)*SegmentSize)
+	}
 	if l.view == nil {
-		view, err := openBase(views, l.entry)
+		view, err := u.openBase(l.entry, 0)
 		if err != nil {
 			return baseView{}, err
 		}
@@ -486,11 +508,11 @@ func (l *largePath) openBase(views Views) (baseView, error) {
 }
 
 // lay fills the ground of a segment with a piece of the base.
-func (l *largePath) lay(views Views, ground []byte, from uint64) error {
+func (l *largePath) lay(u *Unpacker, ground []byte, from uint64) error {
 	if l.base.IsZero() {
 		return formatError("a segment of %q was made with a base, and has none", l.info.Path)
 	}
-	base, err := l.openBase(views)
+	base, err := l.openBase(u)
 	if err != nil {
 		return err
 	}

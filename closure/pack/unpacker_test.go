@@ -141,7 +141,7 @@ func checkChanges(t *testing.T, p *store, units []Unit) {
 			}
 			changed := bytes.Clone(unit.Bytes)
 			changed[at] ^= 0x41
-			u := NewUnpacker(context.Background(), p, newRemember())
+			u := NewUnpacker(context.Background(), p, newRemember(), diskSpool)
 			for _, before := range units[:n] {
 				if err := u.Unit(before.Bytes); err != nil {
 					t.Fatal(err)
@@ -443,7 +443,7 @@ func TestASinkThatDoesNotReadToTheEndIsWrong(t *testing.T) {
 
 func TestAfterAnErrorNothingIsTaken(t *testing.T) {
 	p := makePush(t)
-	u := NewUnpacker(context.Background(), p, newRemember())
+	u := NewUnpacker(context.Background(), p, newRemember(), diskSpool)
 	defer u.Close()
 	first := u.Unit(p.units[2].Bytes)
 	if second := u.Unit(p.units[0].Bytes); first == nil || second != first || u.End() != first {
@@ -454,7 +454,7 @@ func TestAfterAnErrorNothingIsTaken(t *testing.T) {
 func TestCloseEndsALargePath(t *testing.T) {
 	p := makePush(t)
 	sink := &failing{}
-	u := NewUnpacker(context.Background(), p, sink)
+	u := NewUnpacker(context.Background(), p, sink, diskSpool)
 	for _, unit := range p.units[:2] {
 		if err := u.Unit(unit.Bytes); err != nil {
 			t.Fatal(err)
@@ -486,7 +486,7 @@ func TestTheEndOfTheContextEndsAUnit(t *testing.T) {
 	p := makePush(t)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	sink := stuck{make(chan struct{})}
-	u := NewUnpacker(ctx, p, sink)
+	u := NewUnpacker(ctx, p, sink, diskSpool)
 	defer u.Close()
 	if err := u.Unit(p.units[0].Bytes); err != nil {
 		t.Fatal(err)
@@ -552,7 +552,7 @@ func allocations(run func()) uint64 {
 // allocatedUnpacking returns how many bytes an unpacker allocated while it took units.
 func allocatedUnpacking(t *testing.T, s *store, units []Unit) uint64 {
 	t.Helper()
-	u := NewUnpacker(context.Background(), s, discard{})
+	u := NewUnpacker(context.Background(), s, discard{}, diskSpool)
 	defer u.Close()
 	return allocations(func() {
 		for _, unit := range units {

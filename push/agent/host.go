@@ -46,6 +46,8 @@ type Host struct {
 	EFIVars string
 	// Mounts is the table of mounts, and BlockDevices the folder with a link to every block device by its number.
 	Mounts, BlockDevices string
+	// Temp is the folder for large temporary files, on a disk: /var/tmp.
+	Temp string
 	// BootID is the file that holds the kernel's boot id.
 	BootID string
 	// Home is the agent's user's, for GC roots of an agent that is not root.
@@ -81,7 +83,7 @@ func (h *Host) file(path storepath.Path) string {
 func NewHost() (*Host, error) {
 	h := &Host{
 		Run: "/run", NixVar: "/nix/var/nix", Boot: []string{"/boot", "/efi", "/boot/efi"},
-		EFIVars: "/sys/firmware/efi/efivars", Mounts: "/proc/self/mountinfo", BlockDevices: "/sys/dev/block", BootID: "/proc/sys/kernel/random/boot_id",
+		EFIVars: "/sys/firmware/efi/efivars", Mounts: "/proc/self/mountinfo", BlockDevices: "/sys/dev/block", BootID: "/proc/sys/kernel/random/boot_id", Temp: "/var/tmp",
 		Identities: []string{"/etc/ssh/ssh_host_ed25519_key", "/etc/ssh/ssh_host_rsa_key"},
 		RunStep:    step.Run,
 		CheckSecrets: func(ctx context.Context, m *install.Manifest) (install.Report, error) {

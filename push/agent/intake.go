@@ -45,7 +45,7 @@ func (s *session) openIntake(ctx context.Context, req proto.ImportRequest, regis
 	// What was protected may not be any more: another push may have given a full store its space back, or a daemon may have died.
 	_, in.unprotected = s.protect(ctx, nil)
 	in.store = s.openImport(s.ctx, req, in)
-	in.unpacker = pack.NewUnpacker(ctx, hostViews{s}, in)
+	in.unpacker = pack.NewUnpacker(ctx, hostViews{s}, in, func() (pack.Spool, error) { return openSpool(s.host.Temp) })
 	return in
 }
 
@@ -154,6 +154,9 @@ func (s *session) explainImport(err error) error {
 	}
 	if failed, ok := errors.AsType[*storeError](err); ok {
 		return s.explainStored(failed.err)
+	}
+	if failed, ok := errors.AsType[*pack.SpoolError](err); ok {
+		return proto.Errorf(proto.CodeNoSpool, "%v", failed)
 	}
 	if failed, ok := errors.AsType[*pack.PathError](err); ok {
 		return damaged(failed.Path, failed.Err)

@@ -48,10 +48,10 @@ type session struct {
 	// roots holds temporary roots for the whole session, and rooted is what it holds, for the case that the daemon is restarted.
 	roots  *daemon.Conn
 	rooted map[storepath.Path]struct{}
-	// bases are the paths that deltas may be made against; warm reads those ahead that were accepted last, and warmed are their places there.
+	// bases are the paths that deltas may be made against. ahead reads those that were accepted lately, and warmed are their places there.
 	bases  map[storepath.Path]storepath.Info
-	warm   *warm.Run
-	warmed map[storepath.Path]int
+	ahead  []*warm.Run
+	warmed map[storepath.Path]warmPlace
 	builds int
 	// transfer is the one that was opened last.
 	transfer *transfer
@@ -65,6 +65,7 @@ type method func(ctx context.Context, req *proto.Request) (any, error)
 func newSession(host *Host, dir string, owner int) *session {
 	s := &session{
 		host: host, dir: dir, owner: owner, rooted: make(map[storepath.Path]struct{}), bases: make(map[storepath.Path]storepath.Info),
+		warmed: make(map[storepath.Path]warmPlace),
 		ending: func() {}, patience: unitPatience,
 	}
 	s.ctx, s.stop = context.WithCancelCause(context.Background())
@@ -179,8 +180,8 @@ func (s *session) awaitOthers() {
 func (s *session) disconnect() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.warm != nil {
-		s.warm.Close()
+	for _, run := range s.ahead {
+		run.Close()
 	}
 	for _, conn := range s.idle {
 		_ = conn.Close() // nothing is under way

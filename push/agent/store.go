@@ -106,19 +106,31 @@ func (s *session) acceptBases(ctx context.Context, lines proto.Lines) (refused [
 	return refused, nil
 }
 
+// maxAheadRuns is how many lists of bases are read ahead at once: those of one push, which names some once it knows what is missing.
+const maxAheadRuns = 2
+
+// warmPlace is where a base is among what is read ahead.
+type warmPlace struct {
+	run  *warm.Run
+	item int
+}
+
 // readAhead has bases read into memory before units come that are made against them, which is in that order, more or less. The lock is held.
 func (s *session) readAhead(bases []storepath.Info) {
-	if s.warm != nil {
-		s.warm.Close()
+	if len(s.ahead) == maxAheadRuns {
+		s.ahead[0].Close()
+		s.ahead = s.ahead[1:]
 	}
-	s.warmed = make(map[storepath.Path]int, len(bases))
 	items := make([]warm.Item, len(bases))
 	for i, base := range bases {
 		file := s.host.file(base.Path)
 		items[i] = warm.Item{Size: min(base.NarSize, warm.MaxPath), Warm: func() { nar.Warm(file, warm.MaxPath) }}
-		s.warmed[base.Path] = i
 	}
-	s.warm = warm.Start(s.ctx, items)
+	run := warm.Start(s.ctx, items)
+	s.ahead = append(s.ahead, run)
+	for i, base := range bases {
+		s.warmed[base.Path] = warmPlace{run, i}
+	}
 }
 
 // cutBases parses lines of a base each, without the store's folder, and returns what follows them.
@@ -172,7 +184,7 @@ func (s *session) reading(path storepath.Path) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if place, warmed := s.warmed[path]; warmed {
-		s.warm.Reached(place)
+		place.run.Reached(place.item)
 	}
 }
 

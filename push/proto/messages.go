@@ -85,15 +85,17 @@ type ErrorCode string
 
 // The error codes.
 const (
-	CodeInternal    ErrorCode = "internal"
-	CodeUsage       ErrorCode = "usage"
-	CodeVersion     ErrorCode = "version"
-	CodeToken       ErrorCode = "token"
-	CodeLocked      ErrorCode = "locked"
-	CodeNotFound    ErrorCode = "not-found"
-	CodeNotTrusted  ErrorCode = "not-trusted"
-	CodeStoreFull   ErrorCode = "store-full"
-	CodeCorrupt     ErrorCode = "corrupt"
+	CodeInternal   ErrorCode = "internal"
+	CodeUsage      ErrorCode = "usage"
+	CodeVersion    ErrorCode = "version"
+	CodeToken      ErrorCode = "token"
+	CodeLocked     ErrorCode = "locked"
+	CodeNotFound   ErrorCode = "not-found"
+	CodeNotTrusted ErrorCode = "not-trusted"
+	CodeStoreFull  ErrorCode = "store-full"
+	CodeCorrupt    ErrorCode = "corrupt"
+	// CodeNoSpool says that the host cannot keep what a push wants to copy from later: it has to be sent in a way that needs none of that.
+	CodeNoSpool     ErrorCode = "no-spool"
 	CodeBuildFailed ErrorCode = "build-failed"
 	CodeCancelled   ErrorCode = "cancelled"
 	CodeForbidden   ErrorCode = "forbidden"
