@@ -39,10 +39,18 @@ func (t *transfer) headStart(ctx context.Context, l *link, asked *survey) *headS
 	return h
 }
 
-// order orders as many units as there are workers, for a link of that rate.
+// headStartNAR is how much is begun with, in bytes of NARs: what workers make while a host far away answers. What they have not come to by then is not made, unless
+// it is needed.
+const headStartNAR = 64 << 20
+
+// order orders the first units, for a link of that rate.
 func (h *headStart) order(o order, rate float64) {
 	var lane lane // no host has entered yet
-	for n := range min(h.shop.workers, len(h.cargo.specs)) {
+	left := int64(headStartNAR)
+	for n, spec := range h.cargo.specs {
+		if left -= int64(spec.NAR()); left < 0 && n > 0 {
+			return
+		}
 		h.jobs = append(h.jobs, h.shop.order(&lane, h.shop.choose(o, h.cargo, n, rate)))
 	}
 }

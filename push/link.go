@@ -153,6 +153,24 @@ func (l *link) data(ctx context.Context) (*proto.Client, error) {
 	return client, nil
 }
 
+// openData begins to open the channel for bulk data, if it will be needed, so that it is there by then. What it returns ends that, and waits for it; where it was
+// not opened, it is tried again by who needs it.
+func (l *link) openData(ctx context.Context, needed bool) (end func()) {
+	if !needed {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = l.data(ctx)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
 // ask makes one request over the control channel. An agent that keeps its connection alive but does not answer, as where the
 // host's Nix hangs, ends it; not where the host may work or wait for long.
 func (l *link) ask(ctx context.Context, method string, params, result any) error {

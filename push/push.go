@@ -131,6 +131,7 @@ func (t *transfer) result() PushResult {
 
 // round does what is left of the push over one connection.
 func (t *transfer) round(ctx context.Context, l *link) (progress bool, err error) {
+	defer l.openData(ctx, t.brings())()
 	before, _ := t.progress.counts()
 	units := t.units
 	defer func() { now, _ := t.progress.counts(); progress = now > before || t.units > units }()
@@ -143,6 +144,12 @@ func (t *transfer) round(ctx context.Context, l *link) (progress bool, err error
 		rooted, err = t.sendMissing(ctx, l)
 	}
 	return false, err
+}
+
+// brings says whether something has to be sent, as far as can be told from what the host says it has.
+func (t *transfer) brings() bool {
+	there := t.s.claimed()
+	return slices.ContainsFunc(t.graph.Roots(), func(root storepath.Path) bool { return !slices.Contains(there, root) })
 }
 
 // sendMissing sends what the host lacks and nobody serves; rooted says that it lacks nothing, and has set the roots.

@@ -37,7 +37,7 @@ func (t *transfer) send(ctx context.Context, l *link) error {
 		received, _ := t.shipment.moved()
 		t.units = max(t.units, received)
 	}()
-	request := s.shipment.begin(t.s.c.units())
+	request := s.shipment.begin(t.s.c.units(), l.rtt())
 	defer s.shipment.end()
 	client, err := l.data(ctx)
 	if err != nil {
@@ -78,7 +78,7 @@ type sending struct {
 	group          *errgroup.Group
 }
 
-// run sends units until all were received, and listens meanwhile to what the host reports.
+// run sends units until all were received, and listens meanwhile to what the host reports. Where the first attempt begins needs no answer.
 func (s *sending) run(ctx context.Context, began time.Time) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -92,10 +92,12 @@ func (s *sending) run(ctx context.Context, began time.Time) error {
 		cancel(errOver)
 		ended <- err
 	}()
-	select {
-	case <-ready:
-	case err := <-ended:
-		return s.refused(err)
+	if s.shipment.attempt > 1 {
+		select {
+		case <-ready:
+		case err := <-ended:
+			return s.refused(err)
+		}
 	}
 	sendErr := s.sendAll(ctx)
 	if sendErr != nil && !errors.Is(sendErr, errOver) && !errors.Is(sendErr, proto.ErrEnded) && !isAnswer(sendErr) {
@@ -127,14 +129,14 @@ func (s *sending) outcome(sendErr, listenErr error) error {
 	return nil
 }
 
-// refused is why the host does not take the transfer; err is how its report ended.
+// refused is why the host does not go on with the transfer; err is how its report ended.
 func (s *sending) refused(err error) error {
 	if err == nil {
 		if err = s.main.Result(nil); err == nil {
 			err = fmt.Errorf("push to %q: the agent ended the transfer before it began", s.t.s.spec.Target.Host)
 		}
 	}
-	if proto.CodeOf(err) == proto.CodeNotFound && s.shipment.attempt > 1 {
+	if proto.CodeOf(err) == proto.CodeNotFound {
 		return errForgotten
 	}
 	return err
@@ -156,7 +158,7 @@ func (s *sending) listen(began time.Time, ready chan<- struct{}) error {
 		}
 		begun = true
 		s.l.roundTrip(time.Since(began))
-		if err := s.shipment.rewind(*event.Next, s.l.rtt()); err != nil {
+		if err := s.shipment.expects(*event.Next); err != nil {
 			return err
 		}
 		close(ready)

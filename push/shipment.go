@@ -61,11 +61,12 @@ func newShipment(c *cargo, agent agentRef, head *headStart) *shipment {
 	return s
 }
 
-// begin opens the next attempt, with a lane of its own in the workshop.
-func (s *shipment) begin(shop *workshop) proto.ImportRequest {
+// begin opens the next attempt, with a lane of its own in the workshop, over a connection with that round trip.
+func (s *shipment) begin(shop *workshop, trip time.Duration) proto.ImportRequest {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.attempt++
+	s.rtt = trip
 	s.shop, s.lane, s.stopped = shop, shop.enter(), nil
 	s.warm = shop.warmUnits(s.cargo.specs, s.received)
 	s.link.idle()
@@ -98,11 +99,16 @@ func (s *shipment) stop(attempt int, err error) {
 	s.cond.Broadcast()
 }
 
-// rewind takes the number of the unit that the host expects, at the beginning of an attempt over a connection with that round trip.
-func (s *shipment) rewind(next uint32, rtt time.Duration) error {
+// expects takes the number of the unit that the host expects at the beginning of an attempt. Nothing was handed out before, unless it is the first.
+func (s *shipment) expects(next uint32) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.rtt = rtt
+	if s.attempt == 1 {
+		if next != 0 {
+			return fmt.Errorf("it expects unit %d at first", next)
+		}
+		return nil
+	}
 	if uint64(next) < uint64(s.received) || uint64(next) > uint64(s.next) {
 		return fmt.Errorf("it expects unit %d after it has received %d of %d", next, s.received, s.next)
 	}

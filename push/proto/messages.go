@@ -171,7 +171,7 @@ type MissingRequest struct {
 
 // BaseSumLength is how much of a base's NAR hash crosses, in hexadecimal digits: enough to find out that a host has built it with another result. That the
 // delta's result is right is seen from that itself.
-const BaseSumLength = 16
+const BaseSumLength = 8
 
 // MissingResult says what the host lacks.
 type MissingResult struct {
