@@ -142,6 +142,10 @@ func (p *Packer) lay(e entry) bool {
 
 // small describes a small path, and says whether the base that we have might help in another way, too.
 func (p *Packer) small(e *entry, item Item) (doubt bool, err error) {
+	if item.Base.Path.IsZero() {
+		p.bodies, err = p.read(p.bodies, item.Info, 0, item.Info.NarSize)
+		return false, err
+	}
 	nar, err := p.read(p.nar[:0], item.Info, 0, item.Info.NarSize)
 	if err != nil {
 		return false, err
@@ -237,7 +241,8 @@ func (p *Packer) segment(ctx context.Context, spec Spec) (Unit, error) {
 			return unit, err
 		}
 	}
-	e.body, p.bodies = bodyPlain, append(p.bodies[:0], nar...)
+	e.body = bodyPlain
+	p.bodies, p.nar = nar, p.bodies[:0]
 	plain, err := p.finishSegment(spec, e, from)
 	if unit.Bytes == nil || len(plain) <= len(unit.Bytes) {
 		unit.Bytes, unit.Delta = plain, 0
