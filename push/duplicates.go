@@ -34,7 +34,8 @@ func (t *transfer) planned(ctx context.Context, asked *survey, m manifest) (mani
 	if err != nil {
 		return m, nil, err
 	}
-	if free := t.s.Info().StoreFree; free > 0 && plan.KeptSize > free/freeShare && !m.alone {
+	info := t.s.Info()
+	if room := min(info.SpoolFree, info.StoreFree/freeShare); plan.KeptSize > room && !m.alone {
 		m.alone = true
 		return t.planned(ctx, asked, m)
 	}

@@ -129,20 +129,27 @@ func TestFilesThatTheHostHasOtherwiseAreSent(t *testing.T) {
 }
 
 func TestAHostThatCannotKeepAnythingIsSentAll(t *testing.T) {
-	const size = 3 << 20
+	const size = 12 << 20
 	l := newLab(t)
 	h := l.host(t, hostOptions{})
-	h.sh(t, "mkdir /tmp/lab && mount --rbind "+l.dir+" /tmp/lab && mount -t tmpfs memory /var/tmp && mkdir "+l.dir+" && mount --rbind /tmp/lab "+l.dir)
 	shared := incompressible(size)
-	one := l.tree(t, "one", map[string][]byte{"shared": shared}, nil)
-	two := l.tree(t, "two", map[string][]byte{"other": incompressible(1000), "shared": shared}, nil)
-	r := &recorder{}
-	c := l.connector()
-	c.Reporter = r
-	checkSent(t, pushAll(t, connect(t, c, h.spec("root")), h, one, two), 2*size)
-	if r.count("lies in memory; what several paths have is sent with each") != 1 {
-		t.Errorf("the user is told: %+v", r.events)
+	push := func(c *Connector, s *Session, name string, warnings int) {
+		t.Helper()
+		one := l.tree(t, name+"-one", map[string][]byte{"name": []byte(name), "shared": shared}, nil)
+		two := l.tree(t, name+"-two", map[string][]byte{"other": incompressible(1000), "shared": shared}, nil)
+		r := &recorder{}
+		c.Reporter = r
+		checkSent(t, pushAll(t, s, h, one, two), 2*size)
+		if n := r.count("lies in memory; what several paths have is sent with each"); n != warnings {
+			t.Errorf("the user is told %d times, not %d: %+v", n, warnings, r.events)
+		}
 	}
+	late := l.connector()
+	s := connect(t, late, h.spec("root"))
+	h.sh(t, "mkdir /tmp/lab && mount --rbind "+l.dir+" /tmp/lab && mount -t tmpfs memory /var/tmp && mkdir "+l.dir+" && mount --rbind /tmp/lab "+l.dir)
+	push(late, s, "late", 1)
+	early := l.connector()
+	push(early, connect(t, early, h.spec("root")), "early", 0)
 }
 
 func TestAHostWithALittleRoomIsNotAskedToKeepAnything(t *testing.T) {

@@ -39,7 +39,7 @@ func (s *session) info(ctx context.Context) (proto.HostInfo, error) {
 		System: nixSystem(), NixVersion: oneLine(conn.NixVersion()), Root: h.Root(), Trusted: trusted, TrustUnknown: !known && !h.Root(),
 		BootID: h.bootID(), CPUs: runtime.NumCPU(), Current: systems.current.String(), Booted: systems.booted.String(),
 		Profile: systems.profile.String(), BootDefault: systems.boot.Toplevel.String(), Generation: systems.generation,
-		StoreFree: free, Lock: lock, Unfinished: h.undone(), Open: open,
+		StoreFree: free, SpoolFree: spoolFree(h.Temp), Lock: lock, Unfinished: h.undone(), Open: open,
 	}, nil
 }
 

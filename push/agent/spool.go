@@ -49,6 +49,15 @@ func spoolLimit(dir string) (int64, error) {
 	return int64(min(st.Bavail*uint64(st.Bsize)/spoolShare, pack.MaxKept)), nil
 }
 
+// spoolFree is what may be kept in a folder, 0 where nothing can be.
+func spoolFree(dir string) uint64 {
+	limit, err := spoolLimit(dir)
+	if err != nil {
+		return 0
+	}
+	return uint64(limit)
+}
+
 // WriteAt implements [io.WriterAt].
 func (s *spool) WriteAt(data []byte, off int64) (int, error) {
 	if off+int64(len(data)) > s.limit {

@@ -127,6 +127,8 @@ type HostInfo struct {
 	Generation int `json:"generation"`
 	// StoreFree is what is free on the store's file system, in bytes.
 	StoreFree uint64 `json:"storeFree"`
+	// SpoolFree is how much the host can keep of a push, for what comes later in it, in bytes; 0 where it can keep nothing.
+	SpoolFree uint64 `json:"spoolFree"`
 	// Lock is who holds the host's lock, nil where nobody does.
 	Lock *LockHolder `json:"lock,omitempty"`
 	// Unfinished are the steps, "test" and "boot", in which the last activation that came to them has failed: the
