@@ -12,6 +12,8 @@ type headStart struct {
 	group sync.WaitGroup
 	cargo *cargo
 	jobs  []*work
+	// nar is how much of the workshop's room is taken.
+	nar int64
 }
 
 // headStart begins to make the first units. The caller gives them back. Where others serve or describe what is new, too little is known before the answer.
@@ -39,18 +41,19 @@ func (t *transfer) headStart(ctx context.Context, l *link, asked *survey) *headS
 	return h
 }
 
-// headStartNAR is how much is begun with, in bytes of NARs: what workers make while a host far away answers. What they have not come to by then is not made, unless
-// it is needed.
+// headStartNAR is how much is begun with for all hosts together, in bytes of NARs: what workers make while a host far away answers. What they have not come to by then
+// is not made, unless it is needed.
 const headStartNAR = 64 << 20
 
 // order orders the first units, for a link of that rate.
 func (h *headStart) order(o order, rate float64) {
 	var lane lane // no host has entered yet
-	left := int64(headStartNAR)
 	for n, spec := range h.cargo.specs {
-		if left -= int64(spec.NAR()); left < 0 && n > 0 {
+		nar := int64(spec.NAR())
+		if !h.shop.foresee(nar) {
 			return
 		}
+		h.nar += nar
 		h.jobs = append(h.jobs, h.shop.order(&lane, h.shop.choose(o, h.cargo, n, rate)))
 	}
 }
@@ -67,5 +70,6 @@ func (h *headStart) giveBack() {
 	for _, job := range h.jobs {
 		h.shop.release(job)
 	}
-	h.jobs = nil
+	h.shop.foresee(-h.nar)
+	h.jobs, h.nar = nil, 0
 }

@@ -65,8 +65,22 @@ func TestWhatIsNotNeededAfterAllIsGivenBack(t *testing.T) {
 	pushTo(t, source, c, root, h)
 	shop := c.units()
 	shop.group.Wait()
-	if shop.used != 0 || source.open != 0 || shop.hasMade() >= before {
+	if shop.used != 0 || shop.foreseen != 0 || source.open != 0 || shop.hasMade() >= before {
 		t.Errorf("%d bytes and %d views are in use, and %.0f bytes were packed for nothing", shop.used, source.open, shop.hasMade())
+	}
+}
+
+// TestRoomForHeadStartsIsSharedByAllHosts takes it as many hosts do that are to have something else each, and do not answer yet.
+func TestRoomForHeadStartsIsSharedByAllHosts(t *testing.T) {
+	const unit = 6 << 20
+	var shop workshop
+	for shop.foresee(unit) {
+	}
+	if shop.foreseen > headStartNAR || shop.foreseen+unit <= headStartNAR {
+		t.Errorf("there was room for %d bytes", shop.foreseen)
+	}
+	if shop.foresee(-unit); !shop.foresee(unit) {
+		t.Error("there is no room where some was given back")
 	}
 }
 

@@ -49,6 +49,8 @@ type workshop struct {
 	busy, best int
 	group      sync.WaitGroup
 	meter      [kinds]costMeter
+	// foreseen is what was ordered before it was known to be needed, in bytes of NARs.
+	foreseen int64
 	// asked and made are bytes of NARs, of which those long ago count less: their ratio is how many hosts share a unit.
 	asked, made float64
 }
@@ -324,6 +326,17 @@ func (w *workshop) crowded() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.used >= w.limit
+}
+
+// foresee takes room for orders that may turn out not to be needed, or gives it back; false where there is none.
+func (w *workshop) foresee(nar int64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if nar > 0 && w.foreseen+nar > headStartNAR {
+		return false
+	}
+	w.foreseen += nar
+	return true
 }
 
 // alone says that there is one host.
