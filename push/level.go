@@ -75,6 +75,9 @@ const (
 	ratioDoubt = 64 << 10
 	speedDoubt = 0.1
 	levelDoubt = 4 << 20
+	// mostSlower is how many times as slow as what is known a unit is taken to be at most: a machine that has slept would seem to be slow for long. One that is slow
+	// shows it by more than one unit.
+	mostSlower = 3
 )
 
 // add takes a unit that one worker has made.
@@ -83,12 +86,13 @@ func (m *costMeter) add(level pack.Level, unit pack.Unit, spent time.Duration) {
 		return
 	}
 	nar := float64(unit.NAR)
+	took := min(spent.Seconds(), mostSlower*nar/m.costs()[level].speed)
 	keep := math.Exp(-nar / costMemory)
 	for other := range m.nar {
 		m.nar[other], m.spent[other] = keep*m.nar[other], keep*m.spent[other]
 	}
 	m.nar[level] += nar
-	m.spent[level] += spent.Seconds()
+	m.spent[level] += took
 	if level == pack.Stored {
 		return // what is not compressed says nothing of how well it would be
 	}

@@ -71,9 +71,11 @@ func TestSpeedsOfLevelsAreLearned(t *testing.T) {
 		{"as one expects", units(4, pack.Default, 1), pack.Default, 0.999, 1.001},
 		{"a slow machine", units(8, pack.Default, 3), pack.Default, 0.3, 0.4},
 		{"a slow machine is slow at levels that were not used", units(8, pack.Default, 3), pack.Best, 0.3, 0.45},
-		{"a tiny unit that waited for the disk", []step{{pack.Better, 10_000, 40 * time.Millisecond}}, pack.Better, 0.5, 1},
+		{"a tiny unit that waited for the disk", []step{{pack.Better, 10_000, 40 * time.Millisecond}}, pack.Better, 0.9, 1},
 		{"a level that is slower than the others are", slices.Concat(units(8, pack.Default, 1), units(4, pack.Best, 4)), pack.Best, 0.2, 0.35},
 		{"what is not used for long is judged by what is used", slices.Concat(units(2, pack.Better, 10), units(20, pack.Default, 1)), pack.Better, 0.75, 1},
+		{"a machine that has slept", slices.Concat(units(4, pack.Default, 1), []step{{pack.Default, unit, 15 * time.Second}}), pack.Default, 0.6, 1},
+		{"a machine that is very slow", units(12, pack.Default, 20), pack.Default, 0.05, 0.1},
 		{"a unit without contents", []step{{pack.Default, 0, time.Second}}, pack.Default, 1, 1},
 	} {
 		t.Run(tt.rule, func(t *testing.T) {
