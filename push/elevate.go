@@ -165,11 +165,19 @@ func (a attempt) answer(ctx context.Context, ch transport.Channel, machine *elev
 		return &BootstrapError{Reason: r.Err.Error(), Output: machine.Output()}
 	case r.Answer != "":
 		_, err := io.WriteString(ch, r.Answer)
-		return err
+		return unlessEnded(err)
 	case r.Password:
-		return a.sendPassword(ctx, ch, r.As)
+		return unlessEnded(a.sendPassword(ctx, ch, r.As))
 	}
 	return nil
+}
+
+// unlessEnded is an error of writing to a command, nil where that takes no more input: how it has ended says why.
+func unlessEnded(err error) error {
+	if errors.Is(err, io.ErrClosedPipe) {
+		return nil
+	}
+	return err
 }
 
 // sendPassword gets the password and sends it in one piece, and leaves no copy of it.
