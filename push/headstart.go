@@ -42,8 +42,8 @@ func (t *transfer) headStart(ctx context.Context, l *link, asked *survey) *headS
 }
 
 // headStartNAR is how much is begun with for all hosts together, in bytes of NARs: what workers make while a host far away answers. What they have not come to by then
-// is not made, unless it is needed.
-const headStartNAR = 64 << 20
+// is not made, unless it is needed. More would be made at a level that the link may turn out not to want.
+const headStartNAR = 24 << 20
 
 // order orders the first units, for a link of that rate.
 func (h *headStart) order(o order, rate float64) {

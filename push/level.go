@@ -167,9 +167,10 @@ func levelOf(zstd int) pack.Level {
 }
 
 const (
-	// A host with a round trip below nearTrip is supposed to be in the same network, and reached at nearRate; one above farTrip is somewhere else, and reached at
-	// farRate. Both in bytes/s, and of what is usual there the faster, since few bytes are lost over a slow link by a level that is soon changed.
-	nearTrip = 5 * time.Millisecond
+	// A host with a round trip below nearTrip, of which some milliseconds are the host's, is supposed to be in the same network, and reached at nearRate; one above farTrip
+	// is somewhere else, and reached at farRate. Both in bytes/s, and of what is usual there the faster, since few bytes are lost over a slow link by a level that is
+	// soon changed.
+	nearTrip = 12 * time.Millisecond
 	nearRate = 125e6
 	farTrip  = 15 * time.Millisecond
 	farRate  = 10e6

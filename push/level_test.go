@@ -30,7 +30,7 @@ func TestTheLevelFollowsTheLink(t *testing.T) {
 		{"deltas on a fast link", 1e9, 2, kindDelta, pack.Default},
 		{"far away, before the link was measured", supposedRate(40 * time.Millisecond), 2, kindPlain, pack.Better},
 		{"near, before the link was measured", supposedRate(time.Millisecond), 2, kindPlain, pack.Fastest},
-		{"neither", supposedRate(10 * time.Millisecond), 2, kindPlain, pack.Default},
+		{"neither", supposedRate(13 * time.Millisecond), 2, kindPlain, pack.Default},
 		{"16 hosts that share nothing", 12.5e6, 2.0 / 16, kindPlain, pack.Fastest},
 	} {
 		t.Run(tt.rule, func(t *testing.T) {
