@@ -100,10 +100,8 @@ func (t *transfer) askMoved(ctx context.Context, l *link, asked *survey, m manif
 	if len(open) == 0 {
 		return nil, nil
 	}
-	// Bases are looked at where something is missing.
-	for _, place := range m.missing {
-		request.Paths = append(request.Paths, asked.paths[place].Base())
-	}
+	// Bases are looked at where something is missing; all of it was named before.
+	request.Paths = proto.Lines{asked.paths[m.missing[0]].Base()}
 	var result proto.MissingResult
 	if err := l.ask(ctx, proto.MethodMissing, request, &result); err != nil {
 		return nil, err

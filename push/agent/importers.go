@@ -35,6 +35,14 @@ type storeError struct{ err error }
 func (e *storeError) Error() string { return e.err.Error() }
 func (e *storeError) Unwrap() error { return e.err }
 
+// stored marks what the store has said; nil stays nil.
+func stored(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &storeError{err}
+}
+
 // openImport chooses who imports. Without the daemon it is faster by as much as is imported, and begins later. The session protects the paths in any case.
 func (s *session) openImport(ctx context.Context, req proto.ImportRequest, in *intake) pathImporter {
 	if req.Bytes >= directBytes && s.host.StoreRoot == "" && s.mayImportDirectly(ctx) {
@@ -60,10 +68,7 @@ type directImporter struct{ *direct.Importer }
 
 // Import implements [pathImporter].
 func (d directImporter) Import(info storepath.Info, archive io.Reader) error {
-	if err := d.Importer.Import(info, archive); err != nil {
-		return &storeError{err}
-	}
-	return nil
+	return stored(d.Importer.Import(info, archive))
 }
 
 // daemonImporter imports through daemons. These check the hash of a NAR before they register it; but they believe what it says of a file's size, and would make
@@ -110,10 +115,7 @@ func (d daemonImporter) large(info storepath.Info, archive io.Reader) error {
 }
 
 func (d daemonImporter) give(info storepath.Info, archive io.Reader) error {
-	if err := d.Importer.Import(info, archive); err != nil {
-		return &storeError{err}
-	}
-	return nil
+	return stored(d.Importer.Import(info, archive))
 }
 
 // copyGuarded copies a NAR and ends in an error where it is none, or has files that are larger than it says itself to be.

@@ -39,14 +39,14 @@ func openSpool(dir string) (pack.Spool, error) {
 
 // spoolLimit is how much a folder has room for. It refuses one that lies in memory, of which a host may have less than a push has bytes.
 func spoolLimit(dir string) (int64, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, fmt.Errorf("look at %q: %w", dir, err)
+	free, kind, err := freeIn(dir)
+	if err != nil {
+		return 0, err
 	}
-	if st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC {
+	if kind == unix.TMPFS_MAGIC || kind == unix.RAMFS_MAGIC {
 		return 0, fmt.Errorf("%q lies in memory", dir)
 	}
-	return int64(min(st.Bavail*uint64(st.Bsize)/spoolShare, pack.MaxKept)), nil
+	return int64(min(free/spoolShare, pack.MaxKept)), nil
 }
 
 // spoolFree is what may be kept in a folder, 0 where nothing can be.

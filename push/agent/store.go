@@ -333,9 +333,15 @@ func (s *session) notTrusted(path string) *proto.Error {
 
 // storeFree returns what is free on the store's file system, in bytes.
 func storeFree() (uint64, error) {
+	free, _, err := freeIn(storepath.StoreDir)
+	return free, err
+}
+
+// freeIn is what is free for everybody on a folder's file system, in bytes, and the file system's type.
+func freeIn(dir string) (free uint64, kind uint32, err error) {
 	var st unix.Statfs_t
-	if err := unix.Statfs(storepath.StoreDir, &st); err != nil {
-		return 0, fmt.Errorf("look at %q: %w", storepath.StoreDir, err)
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, 0, fmt.Errorf("look at %q: %w", dir, err)
 	}
-	return st.Bavail * uint64(st.Bsize), nil
+	return st.Bavail * uint64(st.Bsize), uint32(st.Type), nil
 }
